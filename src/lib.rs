@@ -1,0 +1,2 @@
+//! caffec: the compiler for legacy Caffe models.
+pub mod diag;

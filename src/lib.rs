@@ -1,2 +1,4 @@
 //! caffec: the compiler for legacy Caffe models.
 pub mod diag;
+pub mod kernel;
+pub mod leaf;

@@ -1,0 +1,247 @@
+//! The kernel IR: what a lowered net does, step by step, in terms of loops, fused
+//! element-wise expressions and leaf calls on flat f32 buffers.
+//!
+//! In: what `lower` builds. Out: a [`Checked`] program, the only thing that
+//! the back ends and the interpreter take. Start with [`Program`].
+//!
+//! A program is a list of [`Step`]s, run one after the other. A step is a list of
+//! [`Region`]s that do not depend on each other; a region is a number of tasks that
+//! do not depend on each other either. So the tasks of a step, counted through all
+//! its regions, may be divided among threads in any way, with one barrier after it,
+//! and results cannot depend on the number of threads.
+//!
+//! Bits are part of the IR: `fma` is fused (on [`Isa::Portable`] it is `mul` then
+//! `add`), other operations are never contracted or reordered; `max(a, b)` is
+//! `if a < b { b } else { a }`, `min(a, b)` is `if b < a { b } else { a }`; a reduction
+//! goes through its window row by row.
+
+use crate::leaf::{Isa, Leaf};
+
+macro_rules! id {
+    ($name:ident, $letter:literal) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u32);
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, concat!($letter, "{}"), self.0)
+            }
+        }
+    };
+}
+id!(Var, "i");
+id!(BufferId, "b");
+id!(TableId, "t");
+
+/// A lowered net for one ISA, with fixed shapes.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The net's name, as the user wrote it.
+    pub name: String,
+    pub isa: Isa,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+    pub buffers: Vec<Buffer>,
+    /// Constant tables of element offsets (segments of convolutions).
+    pub tables: Vec<Vec<i32>>,
+    pub steps: Vec<Step>,
+    /// Sizes in elements of what the runtime provides: one arena for each
+    /// context, one weights block for the net, one scratch for each thread.
+    pub arena_len: usize,
+    pub weights_len: usize,
+    pub scratch_len: usize,
+}
+
+/// An input or output blob: plain row-major f32, of the user's memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+impl Port {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A named range of memory.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// What it holds, for dumps: usually a blob's name.
+    pub name: String,
+    pub place: Place,
+    /// Length in elements.
+    pub len: usize,
+}
+
+/// Where a buffer lies. Offsets are in elements from the start of the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The user's input number n; read only.
+    Input(usize),
+    /// The user's output number n.
+    Output(usize),
+    /// Lives from its first to its last use; shares memory with others that do not.
+    Arena(usize),
+    /// Packed weights; read only.
+    Weights(usize),
+    /// Private to a thread and, in content, to a task.
+    Scratch(usize),
+}
+
+/// One layer or fused group; a barrier follows.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Names of the Caffe layers that it computes, for dumps, profiles and the
+    /// names of emitted functions.
+    pub layers: Vec<String>,
+    /// What it does and on which shapes, in one line: a comment in emitted source.
+    pub about: String,
+    pub regions: Vec<Region>,
+    /// Multiply-adds of the direct algorithm, for reports.
+    pub macs: u64,
+    /// Bytes of activations read and written, for reports.
+    pub traffic: u64,
+}
+
+/// `Π extents` independent tasks; the last variable runs fastest.
+#[derive(Clone, Debug)]
+pub struct Region {
+    pub tasks: Vec<(Var, u32)>,
+    pub body: Vec<Stmt>,
+    /// Estimated cost of one task in nanoseconds or any unit that is the same for
+    /// all regions of a step: how threads divide them.
+    pub cost: u64,
+}
+
+impl Region {
+    pub fn task_count(&self) -> u64 {
+        self.tasks.iter().map(|&(_, n)| u64::from(n)).product()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Stmt {
+    /// `for var in 0..extent`.
+    For {
+        var: Var,
+        extent: u32,
+        body: Vec<Stmt>,
+    },
+    /// `dst[l] = value(l)` for `l` in `0..lanes` (1, 4, 8 or 16). The destination may be
+    /// one of the sources at exactly the same address, else it does not overlap them.
+    Map { lanes: u32, dst: Addr, value: Expr },
+    /// Runs a leaf with arguments as listed by [`Leaf::params`].
+    Call { leaf: Leaf, args: Vec<Arg> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg {
+    /// For `Src` and `Dst` parameters.
+    Addr(Addr),
+    /// For `Src` and `Dst` parameters that may be absent.
+    Null,
+    Table(TableId),
+    Len(usize),
+    F32(f32),
+}
+
+/// An element of a buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addr {
+    pub buffer: BufferId,
+    pub offset: Affine,
+}
+
+/// `base + Σ coefficient · variable`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Affine {
+    pub base: i64,
+    /// Each variable at most once, coefficients not zero.
+    pub terms: Vec<(Var, i64)>,
+}
+
+impl Affine {
+    pub fn constant(base: i64) -> Self {
+        Affine {
+            base,
+            terms: Vec::new(),
+        }
+    }
+
+    /// `self + coefficient · var`.
+    #[must_use]
+    pub fn plus(mut self, var: Var, coefficient: i64) -> Self {
+        match self.terms.iter().position(|&(v, _)| v == var) {
+            Some(i) => {
+                self.terms[i].1 += coefficient;
+                if self.terms[i].1 == 0 {
+                    self.terms.remove(i);
+                }
+            }
+            None if coefficient != 0 => self.terms.push((var, coefficient)),
+            None => {}
+        }
+        self
+    }
+
+    /// `self + constant`.
+    #[must_use]
+    pub fn offset(mut self, constant: i64) -> Self {
+        self.base += constant;
+        self
+    }
+}
+
+/// A value for each lane. All f32.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expr {
+    /// `buffer[offset + lane]`.
+    Load(Addr),
+    /// `buffer[offset]`, the same for all lanes.
+    Splat(Addr),
+    Const(f32),
+    Unary(UnaryOp, Box<Expr>),
+    Binary(BinaryOp, Box<Expr>, Box<Expr>),
+    /// `a · b + c`, rounded once (on `Portable` twice).
+    Fma(Box<Expr>, Box<Expr>, Box<Expr>),
+    /// `if a < b { x } else { y }`, lane by lane.
+    Less {
+        a: Box<Expr>,
+        b: Box<Expr>,
+        x: Box<Expr>,
+        y: Box<Expr>,
+    },
+    /// `init`, then for each point of the window, the last variable fastest:
+    /// `acc = op(acc, value)`. The variables are visible in `value` only.
+    Reduce {
+        op: BinaryOp,
+        init: f32,
+        window: Vec<(Var, u32)>,
+        value: Box<Expr>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnaryOp {
+    Neg,
+    Abs,
+    /// Correctly rounded.
+    Sqrt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    /// Correctly rounded.
+    Div,
+    Max,
+    Min,
+}

@@ -1,0 +1,269 @@
+//! The leaves: register-tiled micro-kernels and the small kernels around them.
+//!
+//! A leaf is an ordinary Rust function in one of this folder's files, written
+//! once and used twice: compiled into caffec, where the JIT calls it by address
+//! and the interpreter by table, and pasted as text into emitted source. This file
+//! is their table: what leaves there are, what their arguments mean, which memory
+//! they touch.
+//!
+//! Layouts: *blocked* is NCHW16c, `[C/16][H][W][16]` with strides between channel
+//! blocks and rows, so that a halo of zeros or a place inside a larger blob costs
+//! nothing; lanes beyond the last channel are zero. *plain* is Caffe's own
+//! row-major NCHW. All strides and offsets are in elements (f32).
+
+/// The instruction set that a program is lowered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Anything: the compiler vectorises as it can; multiply and add are not fused.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, VL, BW and DQ.
+    Avx512,
+}
+
+/// Channels in a block of the blocked layout, on every ISA.
+pub const BLOCK: usize = 16;
+
+/// Element-wise functions that are too heavy for a `Map` (own expansions, no libm).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Function {
+    /// `0.5·tanh(0.5·x) + 0.5`, as Caffe writes it.
+    Sigmoid,
+    TanH,
+    /// `(shift + scale·x)^power`, arguments `a` = power, `b` = scale, `c` = shift.
+    Power,
+    /// `e^(a·x + b)`.
+    Exp,
+    /// `a · ln(b·x + c)`.
+    Log,
+}
+
+/// What a call runs. The arguments of each are listed by [`Leaf::params`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Leaf {
+    /// Batch-reduce GEMM: `mr` pixels × `nb` blocks of 16 output channels,
+    /// accumulated over segments of `taps` consecutive source elements, then the
+    /// epilogue, then stored. For pixel m, channel n of block j:
+    ///
+    /// `acc = Σ_s Σ_t src[offsets[s] + m·src_px + t] · weights[j·weight_stride + (s·taps + t)·16 + n]`,
+    /// sums in that order (s outer, t inner), one accumulator, fused multiply-add
+    /// where the ISA has it; then `acc + bias[j·16 + n]`;
+    /// then, if `residual` is not null, `+ residual[j·residual_stride + m·dst_px + n]`;
+    /// then the activation ([`Activation`]); stored to `dst[j·dst_stride + m·dst_px + n]`.
+    ///
+    /// `px` is the pixel stride of the source when known ahead (0: read from the
+    /// argument `src_px`); `taps` is 16 for a blocked source or 0: read from the
+    /// argument `taps` (rows of kernel taps in a planar source).
+    Tile { mr: u8, nb: u8, px: u8, taps: u8 },
+    /// Depthwise convolution of one channel block: `mr` pixels,
+    /// `acc[n] = Σ_s src[offsets[s] + m·src_px + n] · weights[s·16 + n]`, then as `Tile`.
+    Depthwise { mr: u8, px: u8 },
+    /// One channel block of a plain image to the blocked layout; missing channels
+    /// become zero lanes.
+    ToBlocked,
+    /// One channel block of the blocked layout to a plain image.
+    ToPlain,
+    /// `rows` rows of `len` elements set to `value`.
+    Fill,
+    /// `rows` rows of `len` elements copied; source and destination do not overlap.
+    Copy,
+    /// `dst[i] = f(src[i])` for `len` elements; `dst` may be `src`.
+    Unary(Function),
+    /// Caffe's across-channel LRN on `pixels` neighbouring pixels of a blocked blob:
+    /// `x · (k + alpha/size · Σ x²)^−beta` over `size` channels around each, clipped
+    /// at the ends. `scratch` holds `ceil16(channels) + size` elements, of one thread.
+    Lrn,
+    /// Max-subtracted softmax over `channels` elements `inner` apart, for each of
+    /// `inner` neighbouring positions.
+    Softmax,
+    /// Caffe's ArgMax along one axis of a plain blob: the `top_k` largest of `dim`
+    /// values that lie `inner` apart, for each of `inner` positions; ties give the
+    /// highest index first. `dst[k·inner + i]`: indices or, if `values` is 1, values.
+    ArgMax,
+    /// Caffe's SoftmaxWithLoss on plain blobs; one scalar.
+    SoftmaxLoss,
+    /// Caffe's Accuracy on plain blobs; one scalar, or one per class.
+    Accuracy,
+    /// Caffe's MAX pooling of one plain plane with the mask of flat indices.
+    PoolMask,
+}
+
+/// Values of the argument `act` of [`Leaf::Tile`] and [`Leaf::Depthwise`].
+/// `max(v, 0) + slope·min(v, 0)` is computed as written, so −∞ with slope 0 gives
+/// NaN as in Caffe, and NaN stays NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Activation {
+    None = 0,
+    /// `max(v, 0) + slope·min(v, 0)`, one slope.
+    Relu = 1,
+    /// The same with `slopes[j·16 + n]`.
+    PRelu = 2,
+}
+
+/// What an argument is and, in Rust, its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Param {
+    /// `*const f32`, may be null where the leaf says so.
+    Src,
+    /// `*mut f32`.
+    Dst,
+    /// `*const i32`: a constant table of the program.
+    Table,
+    /// `usize`.
+    Len,
+    /// `f32`.
+    F32,
+}
+
+impl Leaf {
+    /// Names and kinds of the arguments, in order. The leaf's Rust function is
+    /// `unsafe extern "C"` with exactly these.
+    pub fn params(self) -> &'static [(&'static str, Param)] {
+        use Param::{Dst, F32, Len, Src, Table};
+        match self {
+            Leaf::Tile { .. } => &[
+                ("src", Src),
+                ("weights", Src),
+                ("bias", Src),
+                ("residual", Src), // may be null
+                ("slopes", Src),   // may be null unless PRelu
+                ("dst", Dst),
+                ("offsets", Table),
+                ("segments", Len),
+                ("taps", Len),
+                ("weight_stride", Len),
+                ("dst_stride", Len),
+                ("residual_stride", Len),
+                ("src_px", Len),
+                ("dst_px", Len),
+                ("act", Len),
+                ("slope", F32),
+            ],
+            Leaf::Depthwise { .. } => &[
+                ("src", Src),
+                ("weights", Src),
+                ("bias", Src),
+                ("residual", Src),
+                ("slopes", Src),
+                ("dst", Dst),
+                ("offsets", Table),
+                ("segments", Len),
+                ("src_px", Len),
+                ("dst_px", Len),
+                ("act", Len),
+                ("slope", F32),
+            ],
+            Leaf::ToBlocked => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("channels", Len), // 1 to 16
+                ("height", Len),
+                ("width", Len),
+                ("src_channel_stride", Len),
+                ("src_row_stride", Len),
+                ("dst_row_stride", Len),
+            ],
+            Leaf::ToPlain => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("channels", Len), // 1 to 16
+                ("height", Len),
+                ("width", Len),
+                ("src_row_stride", Len),
+                ("dst_channel_stride", Len),
+                ("dst_row_stride", Len),
+            ],
+            Leaf::Fill => &[
+                ("dst", Dst),
+                ("rows", Len),
+                ("len", Len),
+                ("stride", Len),
+                ("value", F32),
+            ],
+            Leaf::Copy => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("rows", Len),
+                ("len", Len),
+                ("src_stride", Len),
+                ("dst_stride", Len),
+            ],
+            Leaf::Unary(_) => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("len", Len),
+                ("a", F32),
+                ("b", F32),
+                ("c", F32),
+            ],
+            Leaf::Lrn => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("scratch", Dst),
+                ("channels", Len),
+                ("pixels", Len),
+                ("src_block_stride", Len),
+                ("dst_block_stride", Len),
+                ("size", Len),
+                ("alpha", F32), // already divided by size
+                ("beta", F32),
+                ("k", F32),
+                ("in_place", Len), // 1: Caffe's LRN onto its own bottom, scale^(−2·beta)
+            ],
+            Leaf::Softmax => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("channels", Len),
+                ("inner", Len),
+            ],
+            Leaf::ArgMax => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("dim", Len),
+                ("inner", Len),
+                ("top_k", Len),
+                ("values", Len),
+            ],
+            Leaf::SoftmaxLoss => &[
+                ("prob", Src), // softmax already taken: [outer][channels][inner]
+                ("label", Src),
+                ("dst", Dst),
+                ("outer", Len),
+                ("channels", Len),
+                ("inner", Len),
+                ("ignore", Len),        // 1 if ignore_label counts
+                ("ignore_label", F32),  // an integer
+                ("normalization", Len), // 0 FULL, 1 VALID, 2 BATCH_SIZE, 3 NONE
+            ],
+            Leaf::Accuracy => &[
+                ("scores", Src),
+                ("label", Src),
+                ("dst", Dst),
+                ("per_class", Dst), // [channels], may be null
+                ("outer", Len),
+                ("channels", Len),
+                ("inner", Len),
+                ("top_k", Len),
+                ("ignore", Len),
+                ("ignore_label", F32),
+            ],
+            Leaf::PoolMask => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("mask", Dst),
+                ("height", Len),
+                ("width", Len),
+                ("out_height", Len),
+                ("out_width", Len),
+                ("kernel_h", Len),
+                ("kernel_w", Len),
+                ("stride_h", Len),
+                ("stride_w", Len),
+                ("pad_h", Len),
+                ("pad_w", Len),
+            ],
+        }
+    }
+}

@@ -1,4 +1,7 @@
 //! caffec: the compiler for legacy Caffe models.
 pub mod diag;
+pub mod frontend;
+pub mod ir;
 pub mod kernel;
+pub mod layers;
 pub mod leaf;

@@ -1,0 +1,178 @@
+//! The layer types: one file each, and the table, the one place that lists them.
+//!
+//! A layer's file holds all that is particular to it: which parameters it takes and
+//! what is legal ([`Layer::from_param`]), its shapes ([`Layer::infer`]), its parameter
+//! blobs ([`Layer::params`]), its meaning as naive loops ([`Layer::reference`]) and how
+//! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
+
+use crate::diag::{Diagnostic, Result, Span, did_you_mean};
+use crate::frontend::proto::{LayerParameter, Phase};
+use crate::ir::{ParamSpec, Pointwise, Shape, Tensor};
+
+/// What a layer may ask while it is made or shapes are inferred.
+pub struct Cx<'a> {
+    /// The layer's name.
+    pub name: &'a str,
+    pub phase: Phase,
+    pub bottoms: usize,
+    pub tops: usize,
+    /// Top 0 is bottom 0 (Caffe's in-place computation).
+    pub in_place: bool,
+    /// Finds the place of a field of the layer, for example
+    /// `convolution_param.stride`; the layer's own place where the field is absent.
+    pub span: &'a dyn Fn(&str) -> Option<Span>,
+}
+
+impl Cx<'_> {
+    /// An `Invalid` diagnostic at a field of this layer.
+    pub fn invalid(&self, field: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::invalid(message)
+            .layer(self.name)
+            .at((self.span)(field))
+    }
+
+    /// An `Unsupported` diagnostic at a field of this layer.
+    pub fn unsupported(&self, field: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::unsupported(message)
+            .layer(self.name)
+            .at((self.span)(field))
+    }
+
+    /// Errors: `Invalid` unless the layer has that many bottoms and tops
+    /// (Caffe `ExactNumBottomBlobs` and its kin).
+    pub fn counts(
+        &self,
+        bottoms: impl std::ops::RangeBounds<usize>,
+        tops: impl std::ops::RangeBounds<usize>,
+    ) -> Result<()> {
+        for (what, field, n, ok) in [
+            (
+                "bottom",
+                "bottom",
+                self.bottoms,
+                bottoms.contains(&self.bottoms),
+            ),
+            ("top", "top", self.tops, tops.contains(&self.tops)),
+        ] {
+            if !ok {
+                return Err(self
+                    .invalid(field, format!("this type does not take {n} {what} blobs"))
+                    .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What each layer type provides.
+pub trait Layer: Sized {
+    /// Reads the typed parameters; all checks that need no shapes.
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self>;
+
+    /// Shapes of the tops, by Caffe's rounding; all checks that need shapes.
+    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>>;
+
+    /// Parameter blobs for these bottoms; `infer` has passed.
+    fn params(&self, _bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
+        Ok(Vec::new())
+    }
+
+    /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
+    /// zeroed, with their shapes.
+    fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]);
+
+    /// The first top as an element-wise expression of bottoms and parameters, if that
+    /// is what the layer is.
+    fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
+        None
+    }
+
+    /// Multiply-adds for these bottoms and tops, as papers count them: convolutions
+    /// and inner products only.
+    fn macs(&self, _bottoms: &[Shape], _tops: &[Shape]) -> u64 {
+        0
+    }
+}
+
+/// Makes `enum Op` and its dispatch from the table below.
+macro_rules! layers {
+    ($($module:ident :: $layer:ident = $($name:literal)|+;)*) => {
+        $(pub mod $module;)*
+
+        /// A layer of a known type with its parameters, or a fused element-wise node.
+        #[derive(Clone, Debug)]
+        pub enum Op {
+            $($layer($module::$layer),)*
+            /// Made by passes only: any mix of element-wise layers.
+            Pointwise(Pointwise),
+        }
+
+        /// Caffe's names of the layer types that caffec knows.
+        pub const TYPES: &[&str] = &[$($($name),+),*];
+
+        impl Op {
+            /// Errors: `Unsupported` for an unknown type, else what the layer says.
+            pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
+                match param.r#type() {
+                    $($($name)|+ => Ok(Op::$layer($module::$layer::from_param(param, cx)?)),)*
+                    other => Err(unknown_type(other, cx).into()),
+                }
+            }
+
+            pub fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
+                match self {
+                    $(Op::$layer(layer) => layer.infer(bottoms, cx),)*
+                    Op::Pointwise(_) => Ok(vec![bottoms[0].clone()]),
+                }
+            }
+
+            pub fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
+                match self {
+                    $(Op::$layer(layer) => layer.params(bottoms),)*
+                    Op::Pointwise(_) => Ok(Vec::new()),
+                }
+            }
+
+            pub fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+                match self {
+                    $(Op::$layer(layer) => layer.reference(bottoms, params, tops),)*
+                    Op::Pointwise(expr) => expr.reference(bottoms, &mut tops[0]),
+                }
+            }
+
+            pub fn pointwise(&self, bottoms: &[Shape], params: &[&Tensor]) -> Option<Pointwise> {
+                match self {
+                    $(Op::$layer(layer) => layer.pointwise(bottoms, params),)*
+                    Op::Pointwise(expr) => Some(expr.clone()),
+                }
+            }
+
+            pub fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
+                match self {
+                    $(Op::$layer(layer) => layer.macs(bottoms, tops),)*
+                    Op::Pointwise(_) => 0,
+                }
+            }
+
+            /// Caffe's name of the type (the first, where there are several).
+            pub fn type_name(&self) -> &'static str {
+                match self {
+                    $(Op::$layer(_) => [$($name),+][0],)*
+                    Op::Pointwise(_) => "Pointwise",
+                }
+            }
+        }
+    };
+}
+
+layers! {
+    relu::Relu = "ReLU";
+}
+
+fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
+    let d = cx.unsupported("type", format!("layer type `{name}`"));
+    match did_you_mean(name, TYPES.iter().copied()) {
+        Some(known) => d.help(format!("did you mean `{known}`?")),
+        None => d,
+    }
+}

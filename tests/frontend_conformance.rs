@@ -3,11 +3,12 @@
 //! Without them these tests say so and do nothing.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use caffec::diag::{Errors, Sources};
-use caffec::frontend::proto::NetParameter;
+use caffec::frontend::proto::{NetParameter, SolverParameter};
 use caffec::frontend::schema::{parse_text, print_text, print_wire};
+use caffec::frontend::upgrade::{upgrade_net, upgrade_solver};
 use serde_json::Value;
 
 fn folder(variable: &str) -> Option<PathBuf> {
@@ -110,7 +111,7 @@ fn text_format() {
 }
 
 /// Slug, format and strictness of the zoo's files.
-fn zoo_files(folder: &std::path::Path) -> Vec<(String, bool, bool)> {
+fn zoo_files(folder: &Path) -> Vec<(String, bool, bool)> {
     let manifest = fs::read_to_string(folder.join("MANIFEST.tsv")).unwrap();
     let mut lines = manifest.lines().map(|l| l.split('\t').collect::<Vec<_>>());
     let header = lines.next().unwrap();
@@ -133,12 +134,9 @@ fn zoo_parses_as_bvlc_does() {
         let text = fs::read(folder.join(format!("{slug}.prototxt"))).unwrap();
         let file = sources.add(slug, text);
         let result = match solver {
-            true => parse_text::<caffec::frontend::proto::SolverParameter>(
-                &sources,
-                file,
-                "caffe.SolverParameter",
-            )
-            .map(|_| ()),
+            true => {
+                parse_text::<SolverParameter>(&sources, file, "caffe.SolverParameter").map(|_| ())
+            }
             false => parse_text::<NetParameter>(&sources, file, "caffe.NetParameter").map(|_| ()),
         };
         match (strict, &result) {
@@ -150,4 +148,76 @@ fn zoo_parses_as_bvlc_does() {
         }
     }
     conclude("zoo", files.len(), &failures);
+}
+
+/// The upgraded file as canonical text, and whether nothing was lost.
+fn upgraded(sources: &mut Sources, path: &Path, solver: bool) -> Result<(String, bool), Errors> {
+    let file = sources.add(path.display().to_string(), fs::read(path).unwrap());
+    if solver {
+        let mut parsed = parse_text::<SolverParameter>(sources, file, "caffe.SolverParameter")?;
+        upgrade_solver(&mut parsed.message, Some(&parsed.spans))?;
+        return Ok((print_text(&parsed.message, "caffe.SolverParameter"), true));
+    }
+    let parsed = parse_text::<NetParameter>(sources, file, "caffe.NetParameter")?;
+    let upgraded = upgrade_net(parsed.message, Some(&parsed.spans))?;
+    assert_eq!(upgraded.param.layer.len(), upgraded.sources.len());
+    let text = print_text(&upgraded.param, "caffe.NetParameter");
+    Ok((text, upgraded.notes.is_empty()))
+}
+
+/// The recorded file as canonical text.
+fn canonical(path: &Path, solver: bool) -> String {
+    let mut sources = Sources::default();
+    let file = sources.add("want", fs::read(path).unwrap());
+    if solver {
+        let parsed = parse_text::<SolverParameter>(&sources, file, "caffe.SolverParameter");
+        print_text(&parsed.unwrap().message, "caffe.SolverParameter")
+    } else {
+        let parsed = parse_text::<NetParameter>(&sources, file, "caffe.NetParameter");
+        print_text(&parsed.unwrap().message, "caffe.NetParameter")
+    }
+}
+
+fn upgrade_case(folder: &Path, case: &Value) -> Result<(), String> {
+    let solver = case["kind"] == "solver";
+    let mut sources = Sources::default();
+    let input = folder.join(case["input"].as_str().unwrap());
+    let result = upgraded(&mut sources, &input, solver);
+    match (case["expect"].as_str().unwrap(), result) {
+        ("ok", Ok((got, complete))) => {
+            let want = canonical(&folder.join(case["output"].as_str().unwrap()), solver);
+            if got != want {
+                let differ = got.lines().zip(want.lines()).find(|(g, w)| g != w);
+                return Err(format!("printed {differ:?} (got, want)"));
+            }
+            match case["fully_compatible"] == false && complete {
+                true => Err("Caffe warned, we did not".into()),
+                false => Ok(()),
+            }
+        }
+        ("ok", Err(errors)) => Err(sources.render_all(&errors)),
+        ("undefined", _) => Ok(()),
+        (_, Ok(_)) => Err(format!("accepted, but {}", case["reason"])),
+        ("refuse", Err(errors)) if errors.0[0].at.is_none() => {
+            Err("refused without a place".into())
+        }
+        (_, Err(_)) => Ok(()),
+    }
+}
+
+#[test]
+fn upgrades() {
+    let Some(folder) = folder("CAFFEC_CONFORMANCE") else {
+        return;
+    };
+    let folder = folder.join("upgrade");
+    let cases = json_lines(folder.join("cases.jsonl"));
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let error = upgrade_case(&folder, case).err()?;
+            Some(format!("{}: {error}", case["id"]))
+        })
+        .collect();
+    conclude("upgrade", cases.len(), &failures);
 }

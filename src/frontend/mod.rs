@@ -1,5 +1,8 @@
+pub mod filter;
 pub mod schema;
+mod source;
 pub mod text;
+pub mod upgrade;
 pub mod wire;
 
 /// The message types of `proto/caffe.proto`.

@@ -180,7 +180,7 @@ impl FieldType {
 }
 
 impl ValueType {
-    fn wire_type(self) -> WireType {
+    pub(super) fn wire_type(self) -> WireType {
         match self {
             ValueType::Float => WireType::ThirtyTwoBit,
             ValueType::Double => WireType::SixtyFourBit,

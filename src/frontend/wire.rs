@@ -4,7 +4,6 @@
 //! reads past its bytes and never panics; groups are skipped whole.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use prost::encoding::WireType;
 
@@ -31,12 +30,18 @@ pub struct Record<'a> {
 pub struct WireError {
     /// Offset into the walked bytes.
     pub offset: usize,
+    /// The field whose payload is at fault.
+    pub record: Option<u32>,
     pub why: &'static str,
 }
 
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.why)
+impl WireError {
+    fn new(offset: usize, why: &'static str) -> Self {
+        WireError {
+            offset,
+            record: None,
+            why,
+        }
     }
 }
 
@@ -98,12 +103,14 @@ impl<'a> Reader<'a> {
         let start = self.position;
         match self.key()? {
             (number, WireType::StartGroup) => self.skip_group(number).map(|()| None),
-            (_, WireType::EndGroup) => Err(WireError {
-                offset: start,
-                why: "a group ends that was never started",
-            }),
+            (_, WireType::EndGroup) => {
+                Err(WireError::new(start, "a group ends that was never started"))
+            }
             (number, wire_type) => {
-                let payload = self.payload(wire_type)?;
+                let payload = self.payload(wire_type).map_err(|e| WireError {
+                    record: Some(number),
+                    ..e
+                })?;
                 let end = self.position;
                 Ok(Some(Record {
                     number,
@@ -116,7 +123,7 @@ impl<'a> Reader<'a> {
 
     fn key(&mut self) -> Result<(u32, WireType), WireError> {
         let start = self.position;
-        let wrong = |why| WireError { offset: start, why };
+        let wrong = |why| WireError::new(start, why);
         let key = self.varint()?;
         let number = u32::try_from(key >> 3)
             .ok()
@@ -149,10 +156,7 @@ impl<'a> Reader<'a> {
                     open.pop();
                 }
                 (_, WireType::EndGroup) => {
-                    return Err(WireError {
-                        offset: start,
-                        why: "a group ends inside another",
-                    });
+                    return Err(WireError::new(start, "a group ends inside another"));
                 }
                 (_, wire_type) => {
                     self.payload(wire_type)?;
@@ -172,10 +176,7 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(WireError {
-            offset: start,
-            why: "a number of more than ten bytes",
-        })
+        Err(WireError::new(start, "a number of more than ten bytes"))
     }
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], WireError> {
@@ -185,10 +186,7 @@ impl<'a> Reader<'a> {
                 self.position += taken.len();
                 Ok(taken)
             }
-            None => Err(WireError {
-                offset: self.position,
-                why: "the bytes end too early",
-            }),
+            None => Err(WireError::new(self.position, "the file ends too early")),
         }
     }
 }
@@ -269,8 +267,8 @@ mod tests {
 
     #[test]
     fn wrong_bytes_are_told() {
-        assert_eq!(why(&[0x0a, 5, 1]), Some((2, "the bytes end too early")));
-        assert_eq!(why(&[8; 1]), Some((1, "the bytes end too early")));
+        assert_eq!(why(&[0x0a, 5, 1]), Some((2, "the file ends too early")));
+        assert_eq!(why(&[8; 1]), Some((1, "the file ends too early")));
         assert_eq!(why(&[0x0f]), Some((0, "unknown wire type")));
         assert_eq!(why(&[0, 1]), Some((0, "impossible field number")));
         assert_eq!(
@@ -278,9 +276,9 @@ mod tests {
             Some((1, "a number of more than ten bytes"))
         );
         let huge = [0x0a, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
-        assert_eq!(why(&huge), Some((11, "the bytes end too early")));
+        assert_eq!(why(&huge), Some((11, "the file ends too early")));
         let nested = [0x0b; 200_000];
-        assert_eq!(why(&nested), Some((200_000, "the bytes end too early")));
+        assert_eq!(why(&nested), Some((200_000, "the file ends too early")));
     }
 
     #[test]

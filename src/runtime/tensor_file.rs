@@ -8,6 +8,7 @@
 use super::npy;
 use super::picture::{self, Transform};
 use crate::diag::{Diagnostic, Errors, Kind, Result};
+use crate::frontend::binary::read_blob;
 use crate::ir::{Shape, Tensor};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -269,7 +270,7 @@ pub fn read_mean(path: &Path) -> Result<picture::Mean> {
             let mut bytes = Vec::new();
             let limited = reader.take(MAX_PICTURE_BYTES).read_to_end(&mut bytes);
             limited.map_err(|e| failed(path, &e))?;
-            crate::frontend::read_blob(&bytes).map_err(|e| e.map(|d| named(path, d)))?
+            read_binaryproto(path, bytes)?
         }
     };
     Ok(match tensor.shape.dims() {
@@ -277,6 +278,16 @@ pub fn read_mean(path: &Path) -> Result<picture::Mean> {
         &[1, c, h, w] => picture::Mean::Image(Tensor::new(Shape::new([c, h, w])?, tensor.data)),
         _ => picture::Mean::Image(tensor),
     })
+}
+
+fn read_binaryproto(path: &Path, bytes: Vec<u8>) -> Result<Tensor> {
+    let blob = read_blob(&path.display().to_string(), bytes)?;
+    let shape = Shape::from_i64(&blob.shape).map_err(|e| e.map(|d| named(path, d)))?;
+    if blob.data.len() != shape.count() {
+        let (path, n) = (path.display(), blob.data.len());
+        return Err(Diagnostic::invalid(format!("{path}: {n} values for a shape of {shape}")).into());
+    }
+    Ok(Tensor::new(shape, blob.data.floats().into_owned()))
 }
 
 fn only_member(path: &Path) -> Result<Tensor> {

@@ -221,7 +221,11 @@ fn half(bits: u16) -> f32 {
         (31, _) => f32::NAN,
         (exponent, fraction) => (1.0 + fraction / 1024.0) * 2f32.powi(i32::from(exponent) - 15),
     };
-    if bits >> 15 == 1 { -magnitude } else { magnitude }
+    if bits >> 15 == 1 {
+        -magnitude
+    } else {
+        magnitude
+    }
 }
 
 /// From first axis fastest to last axis fastest.
@@ -255,7 +259,8 @@ mod tests {
     use super::*;
 
     fn file(descr: &str, order: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-        let dict = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
+        let dict =
+            format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
         let mut out = [MAGIC, &[1, 0], &(dict.len() as u16).to_le_bytes()].concat();
         out.extend(dict.as_bytes());
         out.extend(data);
@@ -282,7 +287,12 @@ mod tests {
 
     #[test]
     fn dtypes_and_orders() {
-        let got = values(&file("<i2", "True", "(2, 3)", &[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 255, 255]));
+        let got = values(&file(
+            "<i2",
+            "True",
+            "(2, 3)",
+            &[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 255, 255],
+        ));
         assert_eq!(got.unwrap().data, [1.0, 3.0, 5.0, 2.0, 4.0, -1.0]);
         let got = values(&file(">f8", "False", "(1,)", &(-2.5f64).to_be_bytes()));
         assert_eq!(got.unwrap().data, [-2.5]);
@@ -297,7 +307,9 @@ mod tests {
         let message = |bytes: &[u8]| values(bytes).unwrap_err().to_string();
         assert!(message(b"PK").contains("ends too early"));
         assert!(message(b"NUMPY-hello").contains("not a .npy"));
-        assert!(message(&file("<f4", "False", "(99999999999, 99999999999)", b"")).contains("limit"));
+        assert!(
+            message(&file("<f4", "False", "(99999999999, 99999999999)", b"")).contains("limit")
+        );
         assert!(message(&file("<f4", "False", "(2147483647,)", b"")).contains("more than"));
         assert!(message(&file("<f4", "False", "(100,)", b"")).contains("ends before"));
         assert!(message(&file("|O", "False", "(1,)", b"")).contains("`|O`"));

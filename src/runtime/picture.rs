@@ -193,7 +193,11 @@ impl Planes {
             for &(y0, y1, ty) in &rows {
                 let (upper, lower) = (&plane[y0 * width..], &plane[y1 * width..]);
                 data.extend(columns.iter().map(|&(x0, x1, tx)| {
-                    mix(mix(upper[x0], upper[x1], tx), mix(lower[x0], lower[x1], tx), ty)
+                    mix(
+                        mix(upper[x0], upper[x1], tx),
+                        mix(lower[x0], lower[x1], tx),
+                        ty,
+                    )
                 }));
             }
         }
@@ -342,7 +346,10 @@ mod tests {
 
     #[test]
     fn resizing_keeps_ramps() {
-        assert_eq!(apply(&Transform::default(), Some((2, 2)))[8..], [0.5, 2.5, 0.5, 2.5]);
+        assert_eq!(
+            apply(&Transform::default(), Some((2, 2)))[8..],
+            [0.5, 2.5, 0.5, 2.5]
+        );
         let up = Planes {
             channels: 1,
             size: (1, 2),

@@ -285,7 +285,9 @@ fn read_binaryproto(path: &Path, bytes: Vec<u8>) -> Result<Tensor> {
     let shape = Shape::from_i64(&blob.shape).map_err(|e| e.map(|d| named(path, d)))?;
     if blob.data.len() != shape.count() {
         let (path, n) = (path.display(), blob.data.len());
-        return Err(Diagnostic::invalid(format!("{path}: {n} values for a shape of {shape}")).into());
+        return Err(
+            Diagnostic::invalid(format!("{path}: {n} values for a shape of {shape}")).into(),
+        );
     }
     Ok(Tensor::new(shape, blob.data.floats().into_owned()))
 }
@@ -310,7 +312,8 @@ impl Staged {
         path: &Path,
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<()> {
-        self.stage(path, content).map_err(|e| Diagnostic::io(path, &e).into())
+        self.stage(path, content)
+            .map_err(|e| Diagnostic::io(path, &e).into())
     }
 
     fn stage(
@@ -434,7 +437,11 @@ mod tests {
             read(&path, &[1, 3], false).unwrap_err(),
             "not npy, npz, PNG or JPEG, and as raw f32 it has 8 bytes instead of 12; input `data` is 1×3"
         );
-        assert!(read(&path, &[1], false).unwrap_err().contains("more than 4 bytes"));
+        assert!(
+            read(&path, &[1], false)
+                .unwrap_err()
+                .contains("more than 4 bytes")
+        );
     }
 
     #[test]

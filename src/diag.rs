@@ -189,9 +189,18 @@ impl Sources {
     /// each on a line of its own. Control characters of the file's own words are
     /// escaped, so that a message never moves the cursor.
     pub fn render(&self, d: &Diagnostic) -> String {
+        self.render_as("error", d)
+    }
+
+    /// The same, as something to know: `file:line:col: note: …`.
+    pub fn render_note(&self, d: &Diagnostic) -> String {
+        self.render_as("note", d)
+    }
+
+    fn render_as(&self, what: &str, d: &Diagnostic) -> String {
         let mut out = match d.at {
-            Some(span) => format!("{}: error: ", self.place(span)),
-            None => "error: ".to_string(),
+            Some(span) => format!("{}: {what}: ", self.place(span)),
+            None => format!("{what}: "),
         };
         if let Some(layer) = &d.layer {
             out += &format!("layer `{}`: ", clean(layer));

@@ -1,0 +1,2 @@
+//! What a compiled net needs while it runs.
+pub mod peak;

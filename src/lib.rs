@@ -2,3 +2,4 @@
 pub mod diag;
 pub mod kernel;
 pub mod leaf;
+pub mod runtime;

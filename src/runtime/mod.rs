@@ -1,0 +1,2 @@
+//! What a compiled net needs at run time.
+pub mod pool;

@@ -16,7 +16,7 @@ mod step;
 pub mod support;
 
 #[cfg(test)]
-mod cli;
+pub mod cli;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

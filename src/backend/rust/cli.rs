@@ -527,3 +527,182 @@ fn write_blob(file: &Path, shape: &[usize], values: &[f32]) -> io::Result<()> {
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::support::Aligned;
+    use super::*;
+
+    const X: Port = Port {
+        name: "x",
+        shape: &[1, 2, 3],
+    };
+
+    fn model(inputs: &'static [Port], outputs: &'static [Port], embedded: bool) -> Model {
+        let file: &'static Aligned<[u8]> = &Aligned([]);
+        Model {
+            name: "net",
+            version: "0",
+            fingerprint: 0,
+            weights_len: 0,
+            inputs,
+            outputs,
+            plans: &[],
+            embedded: if embedded { Some(file) } else { None },
+        }
+    }
+
+    fn one() -> Model {
+        model(&[X], &[X], false)
+    }
+
+    fn two() -> Model {
+        const Y: Port = Port {
+            name: "a=b",
+            shape: &[],
+        };
+        model(&[X, Y], &[X, Y], true)
+    }
+
+    fn options(model: &Model, line: &str) -> Result<Options, String> {
+        let args = line.split_whitespace().map(OsString::from).collect();
+        parse(model, args).map(|options| options.expect("not --help"))
+    }
+
+    #[test]
+    fn command_lines_are_understood() {
+        let run = options(&one(), "w x.npy y.npy --threads 2 --isa=avx2").unwrap();
+        assert_eq!(run.weights, Some("w".into()));
+        assert_eq!(run.inputs, [PathBuf::from("x.npy")]);
+        assert!(matches!(run.output, Output::File(file) if file == Path::new("y.npy")));
+        assert_eq!((run.threads, run.isa), (2, Some(Isa::Avx2)));
+
+        let bench = options(&one(), "w -i x=f=1 --runs 5 --json").unwrap();
+        assert_eq!(bench.inputs, [PathBuf::from("f=1")]);
+        assert!(matches!(bench.output, Output::Nowhere));
+        assert!((bench.runs, bench.json) == (5, true));
+
+        let two = options(&two(), "-i a=b=q --input=x=p --output-dir d --worker").unwrap();
+        assert_eq!(two.weights, None);
+        assert_eq!(two.inputs, [PathBuf::from("p"), PathBuf::from("q")]);
+        assert!(matches!(two.output, Output::Folder(dir) if dir == Path::new("d")));
+    }
+
+    #[test]
+    fn wrong_command_lines_are_told() {
+        for (model, line, message) in [
+            (one(), "", "no weights file given"),
+            (one(), "w", "no file given for input x"),
+            (one(), "w x", "no output given"),
+            (one(), "w x y z", "what is z?"),
+            (
+                one(),
+                "w x y --output-dir d",
+                "both an output file and --output-dir given",
+            ),
+            (one(), "w x y -i x=z", "input x is given twice"),
+            (
+                one(),
+                "w x y --threads 0",
+                "--threads needs a number from 1 to 1024",
+            ),
+            (
+                one(),
+                "w x y --isa sse",
+                "--isa is one of avx512, avx2, portable",
+            ),
+            (one(), "w x y --runs", "--runs needs a value"),
+            (one(), "w x y --fast", "unknown option --fast"),
+            (two(), "p", "p: no such input"),
+            (two(), "-i x=p -i a=b=q", "no output given"),
+            (two(), "-i x=p -i c=q", "c=q: no such input"),
+            (two(), "-i x=p", "no file given for input a=b"),
+        ] {
+            assert_eq!(options(&model, line).unwrap_err(), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn npy_files_are_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.npy", "a.NPY", "a.bin"] {
+            for shape in [&[][..], &[3], &[2, 1, 3], &[1; 40]] {
+                let len: usize = shape.iter().product();
+                let values: Vec<f32> = (0..len).map(|i| i as f32 - 0.5).collect();
+                let file = dir.path().join(name);
+                write_blob(&file, shape, &values).unwrap();
+                assert_eq!(read_blob(&file, shape).unwrap(), values);
+            }
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        assert!(write_blob(dir.path(), &[1], &[1.0]).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
+        let mut out = b"\x93NUMPY".to_vec();
+        out.extend([version, 0]);
+        match version {
+            1 => out.extend((header.len() as u16).to_le_bytes()),
+            _ => out.extend((header.len() as u32).to_le_bytes()),
+        }
+        out.extend(header.as_bytes());
+        out.extend(data);
+        out
+    }
+
+    #[test]
+    fn other_writers_headers_are_read() {
+        let header = "{'shape':(2,1,3),'fortran_order':False,'descr':'<f4'}\n";
+        for version in 1..=3 {
+            assert_eq!(
+                npy_data(&npy(version, header, b"1234"), &[2, 3]),
+                Ok(&b"1234"[..])
+            );
+        }
+        let header = "{'descr': \"<f4\", 'fortran_order': True, 'shape': (1, 6L), }";
+        assert!(npy_data(&npy(1, header, b""), &[6]).is_err());
+        let header = "{'descr': \"<f4\", 'fortran_order': True, 'shape': (1, 6), }";
+        assert_eq!(npy_data(&npy(1, header, b"x"), &[6]), Ok(&b"x"[..]));
+    }
+
+    #[test]
+    fn wrong_npy_files_are_told() {
+        let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+        let cases = [
+            (
+                npy(1, &good.replace("<f4", "<f8"), b""),
+                "values are '<f8' instead of '<f4'",
+            ),
+            (
+                npy(1, &good.replace("False", "True"), b""),
+                "values are not in C order",
+            ),
+            (
+                npy(1, &good.replace("2, 3", "3, 2"), b""),
+                "shape 3x2 instead of 2x3",
+            ),
+            (
+                npy(1, &good.replace("(2, 3)", "2"), b""),
+                "the .npy header has no shape",
+            ),
+            (
+                npy(1, &good.replace("descr", "d"), b""),
+                "the .npy header has no descr",
+            ),
+            (npy(4, good, b""), "not a .npy file"),
+            (b"\x93NUMPY".to_vec(), "not a .npy file"),
+            (npy(1, good, b"")[..60].to_vec(), "not a .npy file"),
+            (Vec::new(), "not a .npy file"),
+        ];
+        for (file, message) in cases {
+            assert_eq!(npy_data(&file, &[2, 3]).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn names_cannot_leave_the_folder_or_the_string() {
+        assert_eq!(file_name("a/../b\\c"), "a_.._b_c.npy");
+        assert_eq!(json_string("a\"b\\\n\u{1}"), "\"a\\\"b\\\\\\u000a\\u0001\"");
+    }
+}

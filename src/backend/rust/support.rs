@@ -590,3 +590,35 @@ impl Context {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_and_zero() {
+        for len in [0, 1, 17, 5000] {
+            let mut block = Block::zeroed(len);
+            assert_eq!(block.as_mut_ptr() as usize % 64, 0);
+            assert_eq!(&block[..], vec![0.0; len]);
+        }
+    }
+
+    #[test]
+    fn checksums_tell_values_order_and_length() {
+        let values: Vec<f32> = (0..37).map(|i| i as f32).collect();
+        let mut sums = vec![checksum(&values), checksum(&values[..36]), checksum(&[])];
+        for i in 0..values.len() {
+            let mut changed = values.clone();
+            changed[i] = -changed[i];
+            sums.push(checksum(&changed));
+            changed.clone_from(&values);
+            changed.swap(i, (i + 8) % 37);
+            sums.push(checksum(&changed));
+        }
+        let count = sums.len();
+        sums.sort_unstable();
+        sums.dedup();
+        assert_eq!(sums.len(), count);
+    }
+}

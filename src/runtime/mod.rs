@@ -1,2 +1,3 @@
-//! What a compiled net needs while it runs.
+//! What a compiled net needs at run time: memory, threads, and running it.
 pub mod peak;
+pub mod pool;

@@ -1,0 +1,2 @@
+//! Printers of checked kernel programs.
+pub mod rust;

@@ -1,2 +1,3 @@
 //! What a compiled net needs at run time.
+pub mod peak;
 pub mod pool;

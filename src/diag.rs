@@ -65,9 +65,13 @@ impl Diagnostic {
         Self::new(Kind::Unsupported, message)
     }
 
-    /// A failed operation on the file `path`.
+    /// A failed operation on the file `path`; `Invalid` if its content is the reason.
     pub fn io(path: &Path, error: &std::io::Error) -> Self {
-        Self::new(Kind::Io, format!("{}: {error}", path.display()))
+        let kind = match error.kind() {
+            std::io::ErrorKind::InvalidData => Kind::Invalid,
+            _ => Kind::Io,
+        };
+        Self::new(kind, format!("{}: {error}", path.display()))
     }
 
     #[must_use]

@@ -4,14 +4,34 @@
 //! Caffe's users write them. Out: a row-major f32 [`Tensor`]. Memory grows with the
 //! data that is really there, never with what a header claims.
 
+use crate::diag::{Diagnostic, Result};
 use crate::ir::{Shape, Tensor};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
 
 /// First bytes of every such file.
 pub const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// Longest header that is read; numpy's own are a few hundred bytes at most.
 const MAX_HEADER: usize = 1 << 20;
+
+/// Reads the array of a file. Errors: `Io`, `Invalid`, naming the file.
+pub fn read_npy(path: &Path) -> Result<Tensor> {
+    let file = File::open(path).map_err(|e| Diagnostic::io(path, &e))?;
+    let read = read(&mut BufReader::new(file), usize::MAX);
+    Ok(read.map_err(|e| Diagnostic::io(path, &e))?)
+}
+
+/// Writes a tensor as a file, in place. Errors: `Io`.
+pub fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
+    let written = File::create(path).and_then(|file| {
+        let mut writer = BufWriter::new(file);
+        write(&mut writer, &tensor.shape, &tensor.data)?;
+        writer.flush()
+    });
+    Ok(written.map_err(|e| Diagnostic::io(path, &e))?)
+}
 
 /// Reads an array of at most `limit` elements.
 ///

@@ -7,7 +7,7 @@
 
 use super::npy;
 use super::picture::{self, Transform};
-use crate::diag::{Diagnostic, Errors, Kind, Result};
+use crate::diag::{Diagnostic, Errors, Result};
 use crate::frontend::binary::read_blob;
 use crate::ir::{Shape, Tensor};
 use std::fs::File;
@@ -118,11 +118,7 @@ fn open(path: &Path) -> Result<BufReader<File>> {
 }
 
 fn failed(path: &Path, error: &io::Error) -> Errors {
-    let mut d = Diagnostic::io(path, error);
-    if error.kind() == io::ErrorKind::InvalidData {
-        d.kind = Kind::Invalid;
-    }
-    d.into()
+    Diagnostic::io(path, error).into()
 }
 
 /// Adds what the net wants to a complaint about a file's content.

@@ -5,3 +5,4 @@ pub mod ir;
 pub mod kernel;
 pub mod layers;
 pub mod leaf;
+pub mod passes;

@@ -34,7 +34,7 @@ pub fn run(graph: &mut Graph) {
 fn is_identity(graph: &Graph, node: &Node) -> bool {
     let same_values = match &node.op {
         Op::Pointwise(expr) => *expr == Pointwise::Bottom(0),
-        op => op.keeps_order() && node.bottoms.len() == 1,
+        op => op.is_view() && node.bottoms.len() == 1,
     };
     let shape = |b: &BlobId| graph.shape(*b);
     same_values && node.tops.iter().all(|t| shape(t) == shape(&node.bottoms[0]))

@@ -2,6 +2,7 @@
 
 use super::{Activation, Epilogue, Graph, Node, ParamId, Tensor};
 use crate::layers::Op;
+use crate::layers::deconvolution::Deconvolution;
 
 /// Where an operation's output channels lie: `count` of them along `axis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,7 @@ impl Node {
             && self.bottoms.len() == 1 + usize::from(self.epilogue.residual);
         let top = graph.shape(*self.tops.first().filter(|_| one)?);
         let axis = match &self.op {
-            Op::Convolution(c) => c.axis,
-            Op::Deconvolution(d) => d.conv.axis,
+            Op::Convolution(c) | Op::Deconvolution(Deconvolution(c)) => top.axis(c.axis).ok()?,
             Op::InnerProduct(_) => top.len().checked_sub(1)?,
             _ => return None,
         };

@@ -7,6 +7,7 @@
 use super::edit::Uses;
 use crate::ir::{Graph, Node, NodeId};
 use crate::layers::Op;
+use crate::layers::convolution::Geometry;
 
 pub fn run(graph: &mut Graph) {
     let runs = runs(graph);
@@ -38,7 +39,7 @@ fn runs(graph: &Graph) -> Vec<Vec<usize>> {
     let mut in_run = vec![false; graph.nodes.len()];
     let mut runs = Vec::new();
     for i in 0..graph.nodes.len() {
-        if in_run[i] || !is_convolution(&graph.nodes[i]) {
+        if in_run[i] || convolution(graph, &graph.nodes[i]).is_none() {
             continue;
         }
         let mut run = vec![i];
@@ -59,21 +60,23 @@ fn next(graph: &Graph, uses: &Uses, i: usize) -> Option<usize> {
     let next = uses.sole_reader(top)?;
     let reader = &graph.nodes[next];
     let residual = reader.epilogue.residual && reader.bottoms.last() == Some(&top);
-    (!residual && is_convolution(reader) && is_1x1(reader)).then_some(next)
+    let (group, geometry) = convolution(graph, reader)?;
+    (!residual && is_1x1(group, &geometry)).then_some(next)
 }
 
-/// A 2-D convolution of one blob.
-fn is_convolution(node: &Node) -> bool {
-    let one = node.tops.len() == 1 && node.bottoms.len() == 1 + usize::from(node.epilogue.residual);
-    one && matches!(&node.op, Op::Convolution(c) if c.kernel.len() == 2 && c.axis == 1)
-}
-
-fn is_1x1(node: &Node) -> bool {
-    let all = |values: &[usize], wanted| values.iter().all(|&v| v == wanted);
+/// The sizes of a 2-D convolution of one blob.
+fn convolution(graph: &Graph, node: &Node) -> Option<(usize, Geometry)> {
+    node.channels(graph)?;
     match &node.op {
         Op::Convolution(c) => {
-            all(&c.kernel, 1) && all(&c.stride, 1) && all(&c.pad, 0) && c.group == 1
+            let geometry = c.geometry(graph.shape(node.bottoms[0]));
+            (geometry.kernel.len() == 2).then_some((c.group, geometry))
         }
-        _ => false,
+        _ => None,
     }
+}
+
+fn is_1x1(group: usize, g: &Geometry) -> bool {
+    let all = |values: &[usize], wanted| values.iter().all(|&v| v == wanted);
+    group == 1 && all(&g.kernel, 1) && all(&g.stride, 1) && all(&g.pad, 0)
 }

@@ -11,7 +11,9 @@
 use super::stream::{Stream, generated};
 use crate::ir::{BlobId, FloatData, Graph, Node, ParamId, Pointwise, Shape, Tensor};
 use crate::layers::Op;
-use crate::layers::pooling::Method;
+use crate::layers::convolution::Geometry;
+use crate::layers::lrn::{Lrn, Region};
+use crate::layers::pooling::{Method, Pooling};
 
 /// Mean and mean square over a blob's elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,7 +92,7 @@ impl Weights<'_> {
             Op::Scale(_) => self.scale(node, x),
             Op::Bias(_) => self.bias(node, x),
             Op::PRelu(_) => self.prelu(node, x),
-            Op::Pooling(p) => pool(x, p.method, taps(self.graph, node, &p.kernel)),
+            Op::Pooling(p) => pool(x, p, self.graph.shape(node.bottoms[0])),
             Op::Lrn(lrn) => x.times(lrn_factor(lrn, x.square)),
             Op::Concat(_) => self.concat(node),
             Op::Softmax(_) => softmax(self.graph.shape(node.bottoms[0])),
@@ -213,30 +215,32 @@ fn fan_in(graph: &Graph, node: &Node) -> f64 {
     let weights = &graph[node.params[0]].spec.shape;
     let per_output = weights.count() as f64 / weights.first().map_or(1.0, |&n| n as f64);
     let bottom = graph.shape(node.bottoms[0]);
-    let top = graph.shape(node.tops[0]);
     match &node.op {
         Op::Convolution(c) => {
-            let spatial = c.axis + 1;
-            let coverage = (0..c.kernel.len()).map(|d| {
-                let (size, out) = (bottom[spatial + d], top[spatial + d]);
-                let inside = |o: usize, k: usize| {
-                    let at = o * c.stride[d] + k * c.dilation[d];
-                    (c.pad[d]..c.pad[d] + size).contains(&at)
-                };
-                let taps = (0..out).flat_map(|o| (0..c.kernel[d]).map(move |k| (o, k)));
-                let inner = taps.filter(|&(o, k)| inside(o, k)).count();
-                inner as f64 / (out * c.kernel[d]).max(1) as f64
-            });
-            per_output * coverage.product::<f64>()
+            let g = c.geometry(bottom);
+            per_output * (0..g.kernel.len()).map(|axis| coverage(&g, axis)).product::<f64>()
         }
         // Each input element reaches all outputs of its group through every tap.
         Op::Deconvolution(d) => {
-            let inputs = bottom.count() as f64 * weights.count() as f64;
-            inputs / bottom[d.conv.axis] as f64 / top.count().max(1) as f64
+            let g = d.geometry(bottom);
+            let per_input = weights.count() as f64 / g.channels.max(1) as f64;
+            per_input * bottom.count() as f64 / graph.shape(node.tops[0]).count().max(1) as f64
         }
-        Op::InnerProduct(_) => weights.count() as f64 / top.last().map_or(1.0, |&n| n as f64),
+        Op::InnerProduct(p) => p.geometry(bottom).k as f64,
         _ => per_output,
     }
+}
+
+/// The share of taps along an axis that lie inside the bottom, over all windows.
+fn coverage(g: &Geometry, axis: usize) -> f64 {
+    let (stride, pad) = (g.stride[axis], g.pad[axis]);
+    let windows_before = |end: usize, tap: usize| {
+        let offset = tap * g.dilation[axis];
+        end.saturating_sub(offset).div_ceil(stride).min(g.output[axis])
+    };
+    let inside = |tap| windows_before(pad + g.input[axis], tap) - windows_before(pad, tap);
+    let inside: usize = (0..g.kernel[axis]).map(inside).sum();
+    inside as f64 / (g.output[axis] * g.kernel[axis]).max(1) as f64
 }
 
 /// The mean square for a product whose result reaches a softmax through layers that
@@ -262,25 +266,27 @@ fn logits(graph: &Graph, node: &Node) -> Option<f64> {
     None
 }
 
-/// Elements in a pooling window.
-fn taps(graph: &Graph, node: &Node, kernel: &[usize]) -> f64 {
-    let spatial = graph.shape(node.bottoms[0]);
-    match kernel.iter().product::<usize>() {
-        0 | 1 => spatial[2..].iter().product::<usize>() as f64,
-        taps => taps as f64,
-    }
-}
-
 /// Neighbours are taken to be half correlated.
-fn pool(x: Moments, method: Method, taps: f64) -> Moments {
-    let variance = x.deviation().powi(2);
-    match method {
+fn pool(x: Moments, pooling: &Pooling, bottom: &Shape) -> Moments {
+    let taps: usize = pooling.geometry(bottom).kernel.iter().product();
+    let (taps, variance) = (taps.max(1) as f64, x.deviation().powi(2));
+    match pooling.method {
         Method::Ave => Moments::of(x.mean, variance * (0.5 + 0.5 / taps)),
         Method::Max => {
             let rise = 0.65 * taps.ln().sqrt() * variance.sqrt();
-            Moments::of(x.mean + rise, variance * 0.7)
+            let left = if taps > 1.0 { 0.7 } else { 1.0 };
+            Moments::of(x.mean + rise, variance * left)
         }
     }
+}
+
+/// What LRN multiplies by where the squares are all like their mean.
+fn lrn_factor(lrn: &Lrn, square: f64) -> f64 {
+    let k = match lrn.region {
+        Region::AcrossChannels => f64::from(lrn.k),
+        Region::WithinChannel => 1.0,
+    };
+    (k + f64::from(lrn.alpha) * square).powf(-f64::from(lrn.beta))
 }
 
 fn softmax(shape: &Shape) -> Moments {

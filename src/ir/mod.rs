@@ -4,13 +4,12 @@
 //! written once, every shape is known and every layer's parameters are typed.
 //! Passes turn graphs into graphs; lowering reads the last one.
 
-pub mod epilogue;
+mod epilogue;
 pub mod graph;
 pub mod pointwise;
 pub mod shape;
 pub mod tensor;
 
-pub use epilogue::Channels;
 pub use graph::{
     Activation, Blob, BlobId, Epilogue, Graph, Node, NodeId, Param, ParamId, ParamSpec,
 };

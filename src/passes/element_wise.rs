@@ -3,7 +3,7 @@
 //! functions run as leaves on whole blobs.
 
 use super::expr::compact;
-use crate::ir::{Blob, BlobId, Graph, Node, Pointwise, Tensor};
+use crate::ir::{Blob, BlobId, Graph, Node, Pointwise, Tensor, reference};
 use crate::layers::Op;
 
 pub fn run(graph: &mut Graph) {
@@ -19,10 +19,10 @@ pub fn run(graph: &mut Graph) {
 
 fn expression(graph: &Graph, node: &Node) -> Option<Pointwise> {
     // Weights of matrix products are big and cannot be element-wise.
-    if node.channels(graph).is_some() || node.tops.len() != 1 {
+    if node.is_product() || node.tops.len() != 1 {
         return None;
     }
-    let params: Vec<Tensor> = node.params.iter().map(|&p| graph.param_tensor(p)).collect();
+    let params = reference::params(graph, node);
     let params: Vec<&Tensor> = params.iter().collect();
     node.op.pointwise(&graph.bottom_shapes(node), &params)
 }
@@ -58,7 +58,7 @@ fn hoist(
 }
 
 fn pointwise(node: &Node, mut expr: Pointwise, bottoms: &[BlobId], top: BlobId) -> Node {
-    let bottoms = compact(&mut expr, bottoms);
+    let bottoms = compact(&mut expr, bottoms, node.bottoms[0]);
     Node {
         op: Op::Pointwise(expr),
         bottoms,

@@ -1,6 +1,6 @@
 //! Questions that passes ask of element-wise expressions, and the edits they make.
 
-use crate::ir::{Activation, BlobId, Channels, Pointwise};
+use crate::ir::{Activation, BlobId, Broadcast, Pointwise};
 use crate::kernel::{BinaryOp, UnaryOp};
 use std::sync::Arc;
 
@@ -80,18 +80,34 @@ impl Pointwise {
     }
 }
 
-/// Renumbers `expr`'s bottoms so that each blob is listed once, in order of first
-/// use. Returns the new list.
-pub fn compact(expr: &mut Pointwise, bottoms: &[BlobId]) -> Vec<BlobId> {
+/// Renumbers `expr`'s bottoms so that each blob is listed once. Returns the new list:
+/// first what is read element by element, since the first bottom has the top's shape.
+/// `like` stands there if nothing is.
+pub fn compact(expr: &mut Pointwise, bottoms: &[BlobId], like: BlobId) -> Vec<BlobId> {
     let mut used: Vec<BlobId> = Vec::new();
-    expr.renumber(&mut |n| {
-        let found = used.iter().position(|&b| b == bottoms[n]);
-        found.unwrap_or_else(|| {
-            used.push(bottoms[n]);
-            used.len() - 1
-        })
-    });
-    used
+    list(expr, true, &mut |n| used.push(bottoms[n]));
+    if used.is_empty() {
+        used.push(like);
+    }
+    list(expr, false, &mut |n| used.push(bottoms[n]));
+    let mut once: Vec<BlobId> = Vec::new();
+    for blob in used {
+        if !once.contains(&blob) {
+            once.push(blob);
+        }
+    }
+    let place = |blob| once.iter().position(|&b| b == blob);
+    expr.renumber(&mut |n| place(bottoms[n]).expect("listed above"));
+    once
+}
+
+/// Gives `f` the bottoms that are read at the element itself, or those that are not.
+fn list(expr: &Pointwise, whole: bool, f: &mut impl FnMut(usize)) {
+    match expr {
+        Pointwise::Bottom(n) if whole => f(*n),
+        Pointwise::BottomAt { bottom, .. } if !whole => f(*bottom),
+        _ => expr.parts().iter().for_each(|part| list(part, whole, f)),
+    }
 }
 
 /// `scale·x + shift` per channel, in f64 so that a run of them is rounded once.
@@ -149,17 +165,17 @@ impl Affine {
     }
 
     /// `expr` as a function of bottom 0, if it is affine for each channel.
-    pub fn of(expr: &Pointwise, channels: Channels) -> Option<Affine> {
+    pub fn of(expr: &Pointwise, channels: usize) -> Option<Affine> {
         let of = |e: &Pointwise| Affine::of(e, channels);
         Some(match expr {
-            Pointwise::Bottom(0) => Affine::identity(channels.count),
-            Pointwise::Const(c) => Affine::constant(|_| f64::from(*c), channels.count),
+            Pointwise::Bottom(0) => Affine::identity(channels),
+            Pointwise::Const(c) => Affine::constant(|_| f64::from(*c), channels),
             Pointwise::Broadcast(b) => {
-                let values = per_channel(expr, channels).filter(|_| b.axes == 1)?;
-                Affine::constant(|i| f64::from(values[i]), channels.count)
+                let values = per_channel(b, channels)?;
+                Affine::constant(|i| f64::from(values[i]), channels)
             }
             Pointwise::Unary(UnaryOp::Neg, x) => {
-                of(x)?.times(&vec![-1.0; channels.count], |x, k| x * k)
+                of(x)?.times(&vec![-1.0; channels], |x, k| x * k)
             }
             Pointwise::Binary(BinaryOp::Add, a, b) => of(a)?.zip(&of(b)?, |a, b| a + b),
             Pointwise::Binary(BinaryOp::Sub, a, b) => of(a)?.zip(&of(b)?, |a, b| a - b),
@@ -195,20 +211,14 @@ impl Affine {
     }
 }
 
-/// The values of a constant for each channel.
-fn per_channel(expr: &Pointwise, channels: Channels) -> Option<Arc<[f32]>> {
-    match expr {
-        Pointwise::Broadcast(b)
-            if b.axis == channels.axis && b.axes == 1 && b.values.len() == channels.count =>
-        {
-            Some(b.values.clone())
-        }
-        _ => None,
-    }
+/// The values of a constant that goes by channel, axis 1.
+fn per_channel(constant: &Broadcast, channels: usize) -> Option<Arc<[f32]>> {
+    let fits = constant.axis == 1 && constant.axes == 1 && constant.values.len() == channels;
+    fits.then(|| constant.values.clone())
 }
 
 /// `expr` as an activation of bottom 0.
-pub fn activation(expr: &Pointwise, channels: Channels) -> Option<Activation> {
+pub fn activation(expr: &Pointwise, channels: usize) -> Option<Activation> {
     let Pointwise::Binary(BinaryOp::Add, _, scaled) = expr else {
         return None;
     };
@@ -220,9 +230,10 @@ pub fn activation(expr: &Pointwise, channels: Channels) -> Option<Activation> {
     }
     match &**slope {
         Pointwise::Const(slope) => Some(Activation::Relu { slope: *slope }),
-        slope => Some(Activation::PRelu {
-            slopes: per_channel(slope, channels)?,
+        Pointwise::Broadcast(slopes) => Some(Activation::PRelu {
+            slopes: per_channel(slopes, channels)?,
         }),
+        _ => None,
     }
 }
 
@@ -254,9 +265,8 @@ fn terms(expr: &Pointwise) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Broadcast;
 
-    const CHANNELS: Channels = Channels { axis: 1, count: 2 };
+    const CHANNELS: usize = 2;
 
     fn x() -> Pointwise {
         Pointwise::Bottom(0)
@@ -293,8 +303,10 @@ mod tests {
         );
         assert_eq!(Affine::of(&b(Max, x(), x()), CHANNELS), None);
         assert_eq!(Affine::of(&Pointwise::Bottom(1), CHANNELS), None);
-        let other = Channels { axis: 2, count: 2 };
-        assert_eq!(Affine::of(&b(Mul, x(), channels([1.0, 2.0])), other), None);
+        let mut columns = Broadcast::channels(vec![1.0, 2.0]);
+        columns.axis = 2;
+        let by_column = b(Mul, x(), Pointwise::Broadcast(columns));
+        assert_eq!(Affine::of(&by_column, CHANNELS), None);
     }
 
     #[test]
@@ -326,8 +338,13 @@ mod tests {
     #[test]
     fn compacting_lists_each_blob_once() {
         let mut e = Pointwise::binary(BinaryOp::Add, Pointwise::Bottom(2), Pointwise::Bottom(0));
-        let bottoms = compact(&mut e, &[BlobId(7), BlobId(8), BlobId(7)]);
+        let bottoms = compact(&mut e, &[BlobId(7), BlobId(8), BlobId(7)], BlobId(9));
         assert_eq!(bottoms, [BlobId(7)]);
         assert_eq!(e, Pointwise::binary(BinaryOp::Add, x(), x()));
+        let small = Pointwise::BottomAt { bottom: 0, axis: 1 };
+        let mut e = Pointwise::binary(BinaryOp::Mul, small.clone(), Pointwise::Bottom(1));
+        let bottoms = compact(&mut e, &[BlobId(7), BlobId(8)], BlobId(9));
+        assert_eq!(bottoms, [BlobId(8), BlobId(7)]);
+        assert_eq!(compact(&mut small.clone(), &[BlobId(7)], BlobId(9)), [BlobId(9), BlobId(7)]);
     }
 }

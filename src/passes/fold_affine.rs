@@ -8,7 +8,7 @@
 
 use super::edit::Editor;
 use super::expr::Affine;
-use crate::ir::{Channels, Graph, Node};
+use crate::ir::{Graph, Node};
 use crate::layers::Op;
 
 pub fn run(graph: &mut Graph) {
@@ -24,7 +24,7 @@ fn fold(editor: &mut Editor, i: usize) {
     let Some(channels) = editor.node(i).and_then(|n| n.channels(editor.graph)) else {
         return;
     };
-    let (mut at, mut total) = (i, Affine::identity(channels.count));
+    let (mut at, mut total) = (i, Affine::identity(channels));
     while let Some((next, affine)) = affine_reader(editor, at, channels) {
         total = affine.after(&total);
         let Some((scale, shift)) = total.round() else {
@@ -40,7 +40,7 @@ fn fold(editor: &mut Editor, i: usize) {
 }
 
 /// The node that reads the result of node `at`, if it alone does and is affine.
-fn affine_reader(editor: &Editor, at: usize, channels: Channels) -> Option<(usize, Affine)> {
+fn affine_reader(editor: &Editor, at: usize, channels: usize) -> Option<(usize, Affine)> {
     let node: &Node = &editor.graph.nodes[at];
     let next = editor.uses.sole_reader(node.tops[0])?;
     let reader = &editor.graph.nodes[next];

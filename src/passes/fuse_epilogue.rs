@@ -7,7 +7,7 @@
 
 use super::edit::Editor;
 use super::expr::{activation, is_sum_of_two};
-use crate::ir::{Channels, Graph, Node, Pointwise};
+use crate::ir::{Graph, Node, Pointwise};
 use crate::layers::Op;
 
 pub fn run(graph: &mut Graph) {
@@ -39,7 +39,7 @@ fn merged(editor: &Editor, i: usize) -> Option<(usize, Node)> {
 }
 
 /// Node `i` if it is a product whose epilogue has no activation yet.
-fn open_product<'e>(editor: &'e Editor, i: usize) -> Option<(&'e Node, Channels)> {
+fn open_product<'e>(editor: &'e Editor, i: usize) -> Option<(&'e Node, usize)> {
     let node = editor.node(i)?;
     let channels = node.channels(editor.graph)?;
     node.epilogue.activation.is_none().then_some((node, channels))
@@ -50,7 +50,7 @@ fn add_activation(
     editor: &Editor,
     reader: usize,
     expr: &Pointwise,
-    channels: Channels,
+    channels: usize,
 ) -> bool {
     if editor.graph.nodes[reader].bottoms.len() == 1 {
         node.epilogue.activation = activation(expr, channels);

@@ -7,7 +7,7 @@
 
 use super::edit::Editor;
 use super::expr::{Affine, compact};
-use crate::ir::{BlobId, Broadcast, Channels, Graph, Node, Pointwise};
+use crate::ir::{BlobId, Broadcast, Graph, Node, Pointwise};
 use crate::layers::Op;
 
 /// Expressions are not grown beyond this: a ReLU reads its operand twice, so a tower
@@ -70,9 +70,10 @@ fn inline(editor: &Editor, i: usize, n: usize, from: usize, inner: &Pointwise) -
     let mut inner = inner.clone();
     let mut bottoms = node.bottoms.clone();
     inner.renumber(&mut |m| m + bottoms.len());
-    bottoms.extend(&editor.graph.nodes[from].bottoms);
+    let inner_bottoms = &editor.graph.nodes[from].bottoms;
+    bottoms.extend(inner_bottoms);
     expr.substitute(n, &inner);
-    node.bottoms = compact(expr, &bottoms);
+    node.bottoms = compact(expr, &bottoms, inner_bottoms[0]);
     node
 }
 
@@ -82,11 +83,7 @@ fn affine(graph: &Graph, node: &Node, expr: &Pointwise) -> Option<Pointwise> {
     if node.bottoms.len() != 1 || expr.size() <= 4 || shape.len() < 2 {
         return None;
     }
-    let channels = Channels {
-        axis: 1,
-        count: shape[1],
-    };
-    let (scale, shift) = Affine::of(expr, channels)?.round()?;
+    let (scale, shift) = Affine::of(expr, shape[1])?.round()?;
     let constant = |values| Box::new(Pointwise::Broadcast(Broadcast::channels(values)));
     let x = Box::new(Pointwise::Bottom(0));
     Some(Pointwise::Fma(x, constant(scale), constant(shift)))

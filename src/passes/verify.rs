@@ -1,53 +1,35 @@
-//! Checks that a graph between passes keeps the promises of [`Graph`] and of this
-//! module. What it finds is our mistake, never the user's.
+//! What holds between passes beyond [`Graph::verify`].
 //!
-//! * Inputs and tops are made once, and before they are read; outputs and names
-//!   stand for blobs that exist.
-//! * Epilogues belong to nodes with output channels and have one constant for each;
-//!   a residual is the last bottom and has the top's shape.
-//! * `Op::Pointwise` has one top, no parameters, and reads bottoms it has, in the
-//!   shape it reads them; functions are only at the root.
+//! * Epilogues belong to nodes with output channels and have one constant for each.
+//! * `Op::Pointwise` reads bottoms in the shape that it reads them by; its constants
+//!   fit; functions are only at the root.
 //! * Chains are runs of neighbouring nodes, each the only reader of the one before.
+//!
+//! What it finds is our mistake, never the user's.
 
 use super::edit::Uses;
-use crate::ir::{Activation, BlobId, Graph, Node, NodeId, Pointwise};
+use crate::ir::{Activation, Graph, Node, NodeId, Pointwise};
 use crate::layers::Op;
 
 /// Errors: the first broken promise, in words.
 pub fn verify(graph: &Graph) -> Result<(), String> {
-    let mut made = vec![false; graph.blobs.len()];
-    for &input in &graph.inputs {
-        make(&mut made, input)?;
-    }
+    graph.verify()?;
     for node in &graph.nodes {
         let wrong = |what: String| format!("node `{}`: {what}", node.name);
-        for bottom in &node.bottoms {
-            require(made[bottom.0 as usize], || {
-                format!("reads {bottom} before it is made")
-            })
-            .map_err(wrong)?;
-        }
-        for &top in &node.tops {
-            make(&mut made, top).map_err(wrong)?;
-        }
         epilogue(graph, node).map_err(wrong)?;
         if let Op::Pointwise(expr) = &node.op {
-            pointwise(graph, node, expr).map_err(wrong)?;
+            require(!expr.parts().iter().any(|p| p.has_function()), || {
+                wrong("a function inside an expression".to_string())
+            })?;
+            reads(graph, node, expr).map_err(wrong)?;
         }
     }
-    for blob in graph.outputs.iter().chain(graph.names.values()) {
-        require(made[blob.0 as usize], || format!("nobody makes {blob}"))?;
-    }
-    graph.chains.iter().try_for_each(|c| chain(graph, c))
+    let uses = Uses::of(graph);
+    graph.chains.iter().try_for_each(|c| chain(graph, &uses, c))
 }
 
 fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(message()) }
-}
-
-fn make(made: &mut [bool], blob: BlobId) -> Result<(), String> {
-    let before = std::mem::replace(&mut made[blob.0 as usize], true);
-    require(!before, || format!("{blob} is made twice"))
 }
 
 fn epilogue(graph: &Graph, node: &Node) -> Result<(), String> {
@@ -61,25 +43,11 @@ fn epilogue(graph: &Graph, node: &Node) -> Result<(), String> {
         Some(Activation::Relu { .. }) | None => None,
     };
     for values in [&e.scale, &e.shift].into_iter().flatten().chain(slopes) {
-        require(values.len() == channels.count, || {
-            let (values, channels) = (values.len(), channels.count);
-            format!("{values} constants for {channels} channels")
+        require(values.len() == channels, || {
+            format!("{} constants for {channels} channels", values.len())
         })?;
     }
-    let last = node.bottoms.last().map(|&b| graph.shape(b));
-    require(!e.residual || last == Some(graph.shape(node.tops[0])), || {
-        "the residual has another shape".to_string()
-    })
-}
-
-fn pointwise(graph: &Graph, node: &Node, expr: &Pointwise) -> Result<(), String> {
-    require(node.tops.len() == 1 && node.params.is_empty(), || {
-        "a Pointwise has one top and no parameters".to_string()
-    })?;
-    require(!expr.parts().iter().any(|p| p.has_function()), || {
-        "a function inside an expression".to_string()
-    })?;
-    reads(graph, node, expr)
+    Ok(())
 }
 
 /// Checks every read and constant of `expr`.
@@ -100,8 +68,7 @@ fn reads(graph: &Graph, node: &Node, expr: &Pointwise) -> Result<(), String> {
     expr.parts().iter().try_for_each(|p| reads(graph, node, p))
 }
 
-fn chain(graph: &Graph, chain: &[NodeId]) -> Result<(), String> {
-    let uses = Uses::of(graph);
+fn chain(graph: &Graph, uses: &Uses, chain: &[NodeId]) -> Result<(), String> {
     for pair in chain.windows(2) {
         let follows = pair[1].0 == pair[0].0 + 1;
         let top = graph[pair[0]].tops[0];

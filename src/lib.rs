@@ -6,3 +6,4 @@ pub mod kernel;
 pub mod layers;
 pub mod leaf;
 pub mod passes;
+pub mod runtime;

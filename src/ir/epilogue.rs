@@ -1,6 +1,7 @@
 //! Which nodes can take an [`Epilogue`](super::Epilogue).
 
-use super::{Graph, Node};
+use super::{Graph, Node, ParamSpec};
+use crate::diag::Result;
 use crate::layers::Op;
 use crate::layers::deconvolution::Deconvolution;
 
@@ -27,5 +28,17 @@ impl Node {
             _ => return None,
         };
         (axis == 1).then(|| top[axis])
+    }
+}
+
+impl Graph {
+    /// What the node's layer expects of its parameters. Shared ones may have another
+    /// shape of the same count.
+    pub fn param_specs(&self, node: &Node) -> Result<Vec<ParamSpec>> {
+        let mut shapes = self.bottom_shapes(node);
+        if node.epilogue.residual {
+            shapes.pop();
+        }
+        node.op.params(&shapes)
     }
 }

@@ -22,7 +22,7 @@ fn expression(graph: &Graph, node: &Node) -> Option<Pointwise> {
     if node.is_product() || node.tops.len() != 1 {
         return None;
     }
-    let params = reference::params(graph, node);
+    let params = reference::params(graph, node).expect("all parameters have data");
     let params: Vec<&Tensor> = params.iter().collect();
     node.op.pointwise(&graph.bottom_shapes(node), &params)
 }

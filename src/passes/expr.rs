@@ -213,8 +213,10 @@ impl Affine {
 
 /// The values of a constant that goes by channel, axis 1.
 fn per_channel(constant: &Broadcast, channels: usize) -> Option<Arc<[f32]>> {
-    let fits = constant.axis == 1 && constant.axes == 1 && constant.values.len() == channels;
-    fits.then(|| constant.values.clone())
+    match constant.values.len() {
+        1 => Some(vec![constant.values[0]; channels].into()),
+        n => (constant.axis == 1 && n == channels).then(|| constant.values.clone()),
+    }
 }
 
 /// `expr` as an activation of bottom 0.

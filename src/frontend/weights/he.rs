@@ -212,7 +212,8 @@ impl Weights<'_> {
 /// How many inputs an output element sums, on average over the top: taps in the
 /// padding do not count.
 fn fan_in(graph: &Graph, node: &Node) -> f64 {
-    let weights = &graph[node.params[0]].spec.shape;
+    let specs = graph.param_specs(node).expect("a valid graph");
+    let weights = &specs[0].shape;
     let per_output = weights.count() as f64 / weights.first().map_or(1.0, |&n| n as f64);
     let bottom = graph.shape(node.bottoms[0]);
     match &node.op {

@@ -96,8 +96,9 @@ fn matching(graph: &Graph, node: &Node, layer: &WeightLayer) -> Result<Vec<Param
         let plural = if expected == 1 { "" } else { "s" };
         return Err(format!("expected {expected} weight blob{plural}, found {found}"));
     }
-    for (i, (&id, blob)) in node.params.iter().zip(&layer.blobs).enumerate() {
-        let shape = &graph[id].spec.shape;
+    let specs = graph.param_specs(node).map_err(|e| e.to_string())?;
+    for (i, (spec, blob)) in specs.iter().zip(&layer.blobs).enumerate() {
+        let shape = &spec.shape;
         if !fits(shape, blob) {
             let found = describe(blob);
             return Err(format!("weight blob {i}: expected shape {shape}, found {found}"));

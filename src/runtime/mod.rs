@@ -1,0 +1,3 @@
+//! What a compiled net needs around it while it runs.
+
+pub mod npy;

@@ -6,4 +6,5 @@ pub mod ir;
 pub mod kernel;
 pub mod layers;
 pub mod leaf;
+pub mod passes;
 pub mod runtime;

@@ -4,14 +4,24 @@
 //! written once, every shape is known and every layer's parameters are typed.
 //! Passes turn graphs into graphs; lowering reads the last one.
 
+pub mod build;
 pub mod graph;
+mod labels;
 pub mod pointwise;
+pub mod reference;
 pub mod shape;
+mod sharing;
 pub mod tensor;
+mod valid;
+mod verify;
+mod wiring;
 
+pub use build::{Built, Incomplete, Options, build};
 pub use graph::{
     Activation, Blob, BlobId, Epilogue, Graph, Node, NodeId, Param, ParamId, ParamSpec,
 };
 pub use pointwise::{Broadcast, Pointwise};
 pub use shape::Shape;
 pub use tensor::{FloatData, Tensor};
+pub use valid::Valid;
+pub use wiring::Layer;

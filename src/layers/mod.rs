@@ -144,6 +144,28 @@ pub trait Layer: Sized {
     fn macs(&self, _bottoms: &[Shape], _tops: &[Shape]) -> u64 {
         0
     }
+
+    /// For a layer that feeds the net instead of computing: the shape of each top,
+    /// where the layer's parameters tell it.
+    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+        None
+    }
+
+    /// Whether every top holds the elements of bottom 0 in the same order.
+    fn is_view(&self) -> bool {
+        self.shares_storage()
+    }
+
+    /// Whether Caffe gives every top the memory of bottom 0, so that a later in-place
+    /// layer on one of them changes all (`ShareData`).
+    fn shares_storage(&self) -> bool {
+        false
+    }
+
+    /// What the user should know about how the layer is taken.
+    fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Makes `enum Op` and its dispatch from the table below.
@@ -206,6 +228,38 @@ macro_rules! layers {
                 }
             }
 
+            /// See [`Layer::inputs`].
+            pub fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+                match self {
+                    $(Op::$layer(layer) => layer.inputs(),)*
+                    Op::Pointwise(_) => None,
+                }
+            }
+
+            /// See [`Layer::is_view`].
+            pub fn is_view(&self) -> bool {
+                match self {
+                    $(Op::$layer(layer) => layer.is_view(),)*
+                    Op::Pointwise(_) => false,
+                }
+            }
+
+            /// See [`Layer::shares_storage`].
+            pub fn shares_storage(&self) -> bool {
+                match self {
+                    $(Op::$layer(layer) => layer.shares_storage(),)*
+                    Op::Pointwise(_) => false,
+                }
+            }
+
+            /// See [`Layer::note`].
+            pub fn note(&self) -> Option<String> {
+                match self {
+                    $(Op::$layer(layer) => layer.note(),)*
+                    Op::Pointwise(_) => None,
+                }
+            }
+
             /// Caffe's name of the type (the first, where there are several).
             pub fn type_name(&self) -> &'static str {
                 match self {
@@ -218,21 +272,38 @@ macro_rules! layers {
 }
 
 layers! {
+    accuracy::Accuracy = "Accuracy";
+    argmax::ArgMax = "ArgMax";
     batch_norm::BatchNorm = "BatchNorm";
     bias::Bias = "Bias";
+    concat::Concat = "Concat";
     convolution::Convolution = "Convolution";
+    data::Data = "Data";
     deconvolution::Deconvolution = "Deconvolution";
+    dropout::Dropout = "Dropout";
+    dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
+    flatten::Flatten = "Flatten";
+    hdf5_data::Hdf5Data = "HDF5Data";
+    image_data::ImageData = "ImageData";
     inner_product::InnerProduct = "InnerProduct";
+    input::Input = "Input";
     lrn::Lrn = "LRN";
+    memory_data::MemoryData = "MemoryData";
     pooling::Pooling = "Pooling";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     relu::Relu = "ReLU";
+    reshape::Reshape = "Reshape";
     scale::Scale = "Scale";
     sigmoid::Sigmoid = "Sigmoid";
+    silence::Silence = "Silence";
+    slice::Slice = "Slice";
     softmax::Softmax = "Softmax";
+    softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
+    split::Split = "Split";
     tanh::TanH = "TanH";
+    window_data::WindowData = "WindowData";
 }
 
 fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {

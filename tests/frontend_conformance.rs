@@ -1,0 +1,223 @@
+//! The front end against what the real Caffe does: `CAFFEC_CONFORMANCE` names the
+//! folder of recorded cases, `CAFFEC_ZOO` that of prototxts found in the wild.
+//! Without them these tests say so and do nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caffec::diag::{Errors, Sources};
+use caffec::frontend::proto::{NetParameter, SolverParameter};
+use caffec::frontend::schema::{parse_text, print_text, print_wire};
+use caffec::frontend::upgrade::{upgrade_net, upgrade_solver};
+use serde_json::Value;
+
+fn folder(variable: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(variable).map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: {variable} is not set");
+    }
+    folder
+}
+
+fn json_lines(path: PathBuf) -> Vec<Value> {
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect()
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => c - b'A',
+        b'a'..=b'z' => c - b'a' + 26,
+        b'0'..=b'9' => c - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => panic!("not base64"),
+    };
+    let digits: Vec<u8> = text.bytes().filter(|c| *c != b'=').map(digit).collect();
+    let group = |g: &[u8]| {
+        let bits = (0..4).fold(0, |n, i| n << 6 | u32::from(*g.get(i).unwrap_or(&0)));
+        bits.to_be_bytes()[1..g.len()].to_vec()
+    };
+    digits.chunks(4).flat_map(group).collect()
+}
+
+/// Ends the test, naming what failed.
+fn conclude(what: &str, total: usize, failures: &[String]) {
+    println!("{what}: {} of {total} passed", total - failures.len());
+    assert!(failures.is_empty(), "{what}:\n{}", failures.join("\n"));
+}
+
+fn position(sources: &Sources, errors: &Errors) -> Option<(u64, u64)> {
+    let (line, column) = sources.position(errors.0[0].at?);
+    Some((line as u64, column as u64))
+}
+
+/// The places where the case's error may be told; none: anywhere.
+fn places(case: &Value) -> Vec<(u64, u64)> {
+    let pair = |v: &Value| Some((v[0].as_u64()?, v[1].as_u64()?));
+    let main = (case["line"].as_u64()).zip(case["col"].as_u64());
+    let also = case["also"].as_array().into_iter().flatten();
+    main.into_iter().chain(also.filter_map(pair)).collect()
+}
+
+fn textformat_case(case: &Value) -> Result<(), String> {
+    let bytes = |plain: &str, coded: &str| match case[plain].as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => base64(case[coded].as_str().unwrap_or_default()),
+    };
+    let mut sources = Sources::default();
+    let file = sources.add("case", bytes("text", "base64"));
+    let parsed = parse_text::<NetParameter>(&sources, file, "caffe.NetParameter");
+    match (case["expect"].as_str().unwrap(), parsed) {
+        ("ok", Ok(parsed)) => {
+            let want = bytes("canonical", "canonical_base64");
+            let typed = print_text(&parsed.message, "caffe.NetParameter");
+            let wire = print_wire(&parsed.wire, "caffe.NetParameter");
+            if typed.as_bytes() != want || wire.as_bytes() != want {
+                let want = String::from_utf8_lossy(&want);
+                return Err(format!("printed {typed:?} and {wire:?}, not {want:?}"));
+            }
+            Ok(())
+        }
+        ("ok", Err(errors)) => Err(format!("refused: {}", sources.render_all(&errors))),
+        (_, Ok(_)) => Err(format!("accepted, but {}", case["message"])),
+        (_, Err(errors)) => {
+            let (got, want) = (position(&sources, &errors), places(case));
+            if want.is_empty() || got.is_some_and(|p| want.contains(&p)) {
+                return Ok(());
+            }
+            let message = sources.render(&errors.0[0]);
+            Err(format!("{message} is at {got:?}, not {want:?}"))
+        }
+    }
+}
+
+#[test]
+fn text_format() {
+    let Some(folder) = folder("CAFFEC_CONFORMANCE") else {
+        return;
+    };
+    let cases = json_lines(folder.join("textformat/cases.jsonl"));
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let error = textformat_case(case).err()?;
+            Some(format!("{}: {error}", case["id"]))
+        })
+        .collect();
+    conclude("text format", cases.len(), &failures);
+}
+
+/// Slug, format and strictness of the zoo's files.
+fn zoo_files(folder: &Path) -> Vec<(String, bool, bool)> {
+    let manifest = fs::read_to_string(folder.join("MANIFEST.tsv")).unwrap();
+    let mut lines = manifest.lines().map(|l| l.split('\t').collect::<Vec<_>>());
+    let header = lines.next().unwrap();
+    let column = |name| header.iter().position(|h| *h == name).unwrap();
+    let (slug, kind, strict) = (column("slug"), column("kind"), column("bvlc_strict_parse"));
+    lines
+        .map(|l| (l[slug].to_string(), l[kind] == "solver", l[strict] == "ok"))
+        .collect()
+}
+
+#[test]
+fn zoo_parses_as_bvlc_does() {
+    let Some(folder) = folder("CAFFEC_ZOO") else {
+        return;
+    };
+    let files = zoo_files(&folder);
+    let mut failures = Vec::new();
+    for (slug, solver, strict) in &files {
+        let mut sources = Sources::default();
+        let text = fs::read(folder.join(format!("{slug}.prototxt"))).unwrap();
+        let file = sources.add(slug, text);
+        let result = match solver {
+            true => {
+                parse_text::<SolverParameter>(&sources, file, "caffe.SolverParameter").map(|_| ())
+            }
+            false => parse_text::<NetParameter>(&sources, file, "caffe.NetParameter").map(|_| ()),
+        };
+        match (strict, &result) {
+            (true, Err(errors)) => failures.push(sources.render(&errors.0[0])),
+            (false, Ok(())) => {
+                failures.push(format!("{slug}: accepted, but BVLC Caffe refuses it"))
+            }
+            _ => {}
+        }
+    }
+    conclude("zoo", files.len(), &failures);
+}
+
+/// The upgraded file as canonical text, and whether nothing was lost.
+fn upgraded(sources: &mut Sources, path: &Path, solver: bool) -> Result<(String, bool), Errors> {
+    let file = sources.add(path.display().to_string(), fs::read(path).unwrap());
+    if solver {
+        let mut parsed = parse_text::<SolverParameter>(sources, file, "caffe.SolverParameter")?;
+        upgrade_solver(&mut parsed.message, Some(&parsed.spans))?;
+        return Ok((print_text(&parsed.message, "caffe.SolverParameter"), true));
+    }
+    let parsed = parse_text::<NetParameter>(sources, file, "caffe.NetParameter")?;
+    let upgraded = upgrade_net(parsed.message, Some(&parsed.spans))?;
+    assert_eq!(upgraded.param.layer.len(), upgraded.sources.len());
+    let text = print_text(&upgraded.param, "caffe.NetParameter");
+    Ok((text, upgraded.notes.is_empty()))
+}
+
+/// The recorded file as canonical text.
+fn canonical(path: &Path, solver: bool) -> String {
+    let mut sources = Sources::default();
+    let file = sources.add("want", fs::read(path).unwrap());
+    if solver {
+        let parsed = parse_text::<SolverParameter>(&sources, file, "caffe.SolverParameter");
+        print_text(&parsed.unwrap().message, "caffe.SolverParameter")
+    } else {
+        let parsed = parse_text::<NetParameter>(&sources, file, "caffe.NetParameter");
+        print_text(&parsed.unwrap().message, "caffe.NetParameter")
+    }
+}
+
+fn upgrade_case(folder: &Path, case: &Value) -> Result<(), String> {
+    let solver = case["kind"] == "solver";
+    let mut sources = Sources::default();
+    let input = folder.join(case["input"].as_str().unwrap());
+    let result = upgraded(&mut sources, &input, solver);
+    match (case["expect"].as_str().unwrap(), result) {
+        ("ok", Ok((got, complete))) => {
+            let want = canonical(&folder.join(case["output"].as_str().unwrap()), solver);
+            if got != want {
+                let differ = got.lines().zip(want.lines()).find(|(g, w)| g != w);
+                return Err(format!("printed {differ:?} (got, want)"));
+            }
+            match case["fully_compatible"] == false && complete {
+                true => Err("Caffe warned, we did not".into()),
+                false => Ok(()),
+            }
+        }
+        ("ok", Err(errors)) => Err(sources.render_all(&errors)),
+        ("undefined", _) => Ok(()),
+        (_, Ok(_)) => Err(format!("accepted, but {}", case["reason"])),
+        ("refuse", Err(errors)) if errors.0[0].at.is_none() => {
+            Err("refused without a place".into())
+        }
+        (_, Err(_)) => Ok(()),
+    }
+}
+
+#[test]
+fn upgrades() {
+    let Some(folder) = folder("CAFFEC_CONFORMANCE") else {
+        return;
+    };
+    let folder = folder.join("upgrade");
+    let cases = json_lines(folder.join("cases.jsonl"));
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let error = upgrade_case(&folder, case).err()?;
+            Some(format!("{}: {error}", case["id"]))
+        })
+        .collect();
+    conclude("upgrade", cases.len(), &failures);
+}

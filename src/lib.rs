@@ -8,3 +8,4 @@ pub mod layers;
 pub mod leaf;
 pub mod passes;
 pub mod runtime;
+pub mod summary;

@@ -9,7 +9,7 @@
 //! `p·stride − pad + k·dilation`; what falls outside is dropped.
 
 use super::convolution::{Columns, Convolution, Geometry, each_plane, planes, rows};
-use super::{Cx, Layer};
+use super::{Cx, Layer, Window};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{ParamSpec, Shape, Tensor};
@@ -63,6 +63,10 @@ impl Layer for Deconvolution {
                 g.spread(images, filter, bias, out);
             });
         }
+    }
+
+    fn window(&self, bottoms: &[Shape]) -> Option<[Window; 2]> {
+        self.geometry(&bottoms[0]).windows(true)
     }
 
     fn macs(&self, bottoms: &[Shape], _tops: &[Shape]) -> u64 {

@@ -11,7 +11,7 @@
 //! Across channels in place, Caffe overwrites x before it is multiplied in:
 //! `(k + …)^(−2·beta)` comes out.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Window};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::lrn_parameter::NormRegion;
@@ -118,6 +118,17 @@ impl Layer for Lrn {
             let factor = if overwritten { power } else { f64::from(x.data[i]) };
             *y = (factor * power) as f32;
         }
+    }
+
+    fn window(&self, _bottoms: &[Shape]) -> Option<[Window; 2]> {
+        let window = Window {
+            kernel: self.size,
+            stride: 1,
+            pad: self.size / 2,
+            dilation: 1,
+            transposed: false,
+        };
+        (self.region == Region::WithinChannel).then_some([window; 2])
     }
 }
 

@@ -116,6 +116,18 @@ fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
     }
 }
 
+/// The positions of a bottom that one position of a top depends on, along one axis:
+/// taps `dilation` apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    pub kernel: usize,
+    pub stride: usize,
+    pub pad: usize,
+    pub dilation: usize,
+    /// Turned round, as in a deconvolution: tops are `stride` times finer.
+    pub transposed: bool,
+}
+
 /// What each layer type provides.
 pub trait Layer: Sized {
     /// Reads the typed parameters; all checks that need no shapes.
@@ -136,6 +148,12 @@ pub trait Layer: Sized {
     /// The first top as an element-wise expression of bottoms and parameters, if that
     /// is what the layer is.
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
+        None
+    }
+
+    /// The window along height and width, if tops of the bottoms' height and width are
+    /// not made position by position (for receptive fields).
+    fn window(&self, _bottoms: &[Shape]) -> Option<[Window; 2]> {
         None
     }
 
@@ -225,6 +243,14 @@ macro_rules! layers {
                 match self {
                     $(Op::$layer(layer) => layer.macs(bottoms, tops),)*
                     Op::Pointwise(_) => 0,
+                }
+            }
+
+            /// See [`Layer::window`].
+            pub fn window(&self, bottoms: &[Shape]) -> Option<[Window; 2]> {
+                match self {
+                    $(Op::$layer(layer) => layer.window(bottoms),)*
+                    Op::Pointwise(_) => None,
                 }
             }
 

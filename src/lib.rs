@@ -6,4 +6,5 @@ pub mod ir;
 pub mod kernel;
 pub mod layers;
 pub mod leaf;
+pub mod lower;
 pub mod runtime;

@@ -7,4 +7,5 @@ pub mod kernel;
 pub mod layers;
 pub mod leaf;
 pub mod lower;
+pub mod passes;
 pub mod runtime;

@@ -1,2 +1,5 @@
-//! Printers of checked kernel programs.
+//! Printers of a checked [`kernel::Program`](crate::kernel::Program): machine code
+//! through Cranelift, and Rust source.
+pub mod cranelift;
+pub mod jit;
 pub mod rust;

@@ -1,3 +1,5 @@
 //! What a compiled net needs at run time: memory, threads, and running it.
+pub mod arena;
+pub mod exec;
 pub mod peak;
 pub mod pool;

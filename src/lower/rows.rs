@@ -1,13 +1,12 @@
 //! Layers that are one leaf call for each row or slice of a blob: LRN, Softmax,
 //! ArgMax, Accuracy, SoftmaxWithLoss, and MAX pooling with its mask.
 
-use super::conv::addr;
 use super::view::Plain;
-use super::{Builder, for_loop};
+use super::Builder;
 use crate::diag::Result;
 use crate::frontend::proto::loss_parameter::NormalizationMode;
 use crate::ir::{BlobId, Node};
-use crate::kernel::{Addr, Affine, Arg, Region, Stmt, Var};
+use crate::kernel::{Addr, Affine, Arg, Region, Stmt};
 use crate::layers::accuracy::Accuracy;
 use crate::layers::argmax::ArgMax;
 use crate::layers::lrn::Lrn;

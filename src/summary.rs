@@ -6,7 +6,7 @@
 
 use crate::diag::clean;
 use crate::ir::{BlobId, Built, Graph, Node, Shape};
-use crate::layers::Window;
+use crate::layers::Taps;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -67,11 +67,11 @@ impl FieldAxis {
         offset: 0.0,
     };
 
-    fn through(self, window: Window) -> FieldAxis {
+    fn through(self, taps: Taps) -> FieldAxis {
         let [kernel, stride, pad, dilation] =
-            [window.kernel, window.stride, window.pad, window.dilation].map(|n| n as f64);
+            [taps.kernel, taps.stride, taps.pad, taps.dilation].map(|n| n as f64);
         let extent = dilation * (kernel - 1.0) + 1.0;
-        if window.transposed {
+        if taps.transposed {
             return FieldAxis {
                 size: self.size + ((extent / stride).ceil() - 1.0) * self.stride,
                 stride: self.stride / stride,
@@ -216,15 +216,15 @@ fn reach(
     top: BlobId,
     fields: &HashMap<BlobId, Reach>,
 ) -> Option<Reach> {
-    let windows = node.op.window(&graph.bottom_shapes(node));
+    let taps = node.op.taps(&graph.bottom_shapes(node));
     let through = |&bottom: &BlobId| {
         let &Reach::Part(input, field) = fields.get(&bottom)? else {
             return Some(Reach::All);
         };
         let bottom = plane(graph.shape(bottom))?;
-        Some(match windows {
-            Some(windows) => {
-                let axes = [0, 1].map(|axis| field.0[axis].through(windows[axis]));
+        Some(match taps {
+            Some(taps) => {
+                let axes = [0, 1].map(|axis| field.0[axis].through(taps[axis]));
                 Reach::Part(input, Field(axes))
             }
             None if bottom == [1, 1] || plane(graph.shape(top)) == Some(bottom) => {

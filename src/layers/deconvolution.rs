@@ -9,10 +9,11 @@
 //! `p·stride − pad + k·dilation`; what falls outside is dropped.
 
 use super::convolution::{Columns, Convolution, Geometry, each_plane, planes, rows};
-use super::{Cx, Layer, Window};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{ParamSpec, Shape, Tensor};
+use crate::ir::{Node, ParamSpec, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 /// The fields are those of a convolution.
 #[derive(Clone, Debug)]
@@ -65,8 +66,8 @@ impl Layer for Deconvolution {
         }
     }
 
-    fn window(&self, bottoms: &[Shape]) -> Option<[Window; 2]> {
-        self.geometry(&bottoms[0]).windows(true)
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        self.geometry(&bottoms[0]).taps(true)
     }
 
     fn macs(&self, bottoms: &[Shape], _tops: &[Shape]) -> u64 {
@@ -75,6 +76,10 @@ impl Layer for Deconvolution {
         let filter = (filters as u64).saturating_mul(g.kernel.iter().product::<usize>() as u64);
         let bottoms = bottoms.iter().map(|b| filter.saturating_mul(b.count() as u64));
         bottoms.fold(0, u64::saturating_add)
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        (0..node.tops.len()).try_for_each(|i| lower::deconvolution(b, node, &self.0.conv(b.graph, node, i)?))
     }
 }
 

@@ -11,11 +11,12 @@
 //! Across channels in place, Caffe overwrites x before it is multiplied in:
 //! `(k + …)^(−2·beta)` comes out.
 
-use super::{Cx, Layer, Window};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::lrn_parameter::NormRegion;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 use std::ops::Range;
 
 #[derive(Clone, Debug)]
@@ -120,15 +121,22 @@ impl Layer for Lrn {
         }
     }
 
-    fn window(&self, _bottoms: &[Shape]) -> Option<[Window; 2]> {
-        let window = Window {
+    fn taps(&self, _bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        let taps = Taps {
             kernel: self.size,
             stride: 1,
             pad: self.size / 2,
             dilation: 1,
             transposed: false,
         };
-        (self.region == Region::WithinChannel).then_some([window; 2])
+        (self.region == Region::WithinChannel).then_some([taps; 2])
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        match self.region {
+            Region::AcrossChannels => lower::lrn_across(b, node, self),
+            Region::WithinChannel => lower::lrn_within(b, node, self),
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 
 use crate::diag::{Diagnostic, Result, Span, did_you_mean};
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
-use crate::ir::{ParamSpec, Pointwise, Shape, Tensor};
+use crate::ir::{Node, ParamSpec, Pointwise, Shape, Tensor};
+use crate::lower::{Builder, Halo};
 
 #[cfg(test)]
 mod testing;
@@ -119,7 +120,7 @@ fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
 /// The positions of a bottom that one position of a top depends on, along one axis:
 /// taps `dilation` apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Window {
+pub struct Taps {
     pub kernel: usize,
     pub stride: usize,
     pub pad: usize,
@@ -153,7 +154,7 @@ pub trait Layer: Sized {
 
     /// The window along height and width, if tops of the bottoms' height and width are
     /// not made position by position (for receptive fields).
-    fn window(&self, _bottoms: &[Shape]) -> Option<[Window; 2]> {
+    fn taps(&self, _bottoms: &[Shape]) -> Option<[Taps; 2]> {
         None
     }
 
@@ -161,6 +162,19 @@ pub trait Layer: Sized {
     /// and inner products only.
     fn macs(&self, _bottoms: &[Shape], _tops: &[Shape]) -> u64 {
         0
+    }
+
+    /// Zeros that the lowered form reads around a bottom of this shape (all bottoms
+    /// have the same rule).
+    fn halo(&self, _bottom: &Shape, _top: &Shape) -> Halo {
+        Halo::default()
+    }
+
+    /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
+    /// into expressions), views or inputs.
+    fn lower(&self, _node: &Node, _b: &mut Builder) -> Result<()> {
+        let message = "this layer runs on the reference engine only";
+        Err(Diagnostic::unsupported(message).into())
     }
 
     /// For a layer that feeds the net instead of computing: the shape of each top,
@@ -246,10 +260,10 @@ macro_rules! layers {
                 }
             }
 
-            /// See [`Layer::window`].
-            pub fn window(&self, bottoms: &[Shape]) -> Option<[Window; 2]> {
+            /// See [`Layer::taps`].
+            pub fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
                 match self {
-                    $(Op::$layer(layer) => layer.window(bottoms),)*
+                    $(Op::$layer(layer) => layer.taps(bottoms),)*
                     Op::Pointwise(_) => None,
                 }
             }
@@ -283,6 +297,20 @@ macro_rules! layers {
                 match self {
                     $(Op::$layer(layer) => layer.note(),)*
                     Op::Pointwise(_) => None,
+                }
+            }
+
+            pub fn halo(&self, bottom: &Shape, top: &Shape) -> Halo {
+                match self {
+                    $(Op::$layer(layer) => layer.halo(bottom, top),)*
+                    Op::Pointwise(_) => Halo::default(),
+                }
+            }
+
+            pub fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+                match self {
+                    $(Op::$layer(layer) => layer.lower(node, b),)*
+                    Op::Pointwise(expr) => crate::lower::pointwise(b, node, expr),
                 }
             }
 

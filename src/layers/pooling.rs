@@ -12,11 +12,12 @@
 //! * AVE divides by the window's area after clipping it to `H + pad`: padding counts. The
 //!   area of an empty window is 0 or negative, so NaN or 0 comes out.
 
-use super::{Cx, Layer, Window};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::pooling_parameter::{PoolMethod, RoundMode};
 use crate::frontend::proto::{LayerParameter, PoolingParameter};
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 /// Pairs are height, width.
 #[derive(Clone, Debug)]
@@ -234,15 +235,23 @@ impl Layer for Pooling {
         }
     }
 
-    fn window(&self, bottoms: &[Shape]) -> Option<[Window; 2]> {
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
         let g = self.geometry(&bottoms[0]);
-        Some([0, 1].map(|axis| Window {
+        Some([0, 1].map(|axis| Taps {
             kernel: g.kernel[axis],
             stride: g.stride[axis],
             pad: g.pad[axis],
             dilation: 1,
             transposed: false,
         }))
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let geometry = self.geometry(b.graph.shape(node.bottoms[0]));
+        if node.tops.len() == 2 {
+            return lower::pool_with_mask(b, node, &geometry);
+        }
+        lower::pool(b, node, self.method, &geometry)
     }
 }
 

@@ -19,7 +19,7 @@ mod talk;
 mod upgrade;
 mod worker;
 
-use args::{Cli, Command};
+use args::{Cli, Command, IsaArg};
 use caffec::diag::{Errors, Sources};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use std::ffi::OsString;

@@ -3,7 +3,7 @@
 //! agree with it, and with each other bit for bit where they run the same program.
 
 use caffec::diag::Sources;
-use caffec::frontend::weights::{he, stream};
+use caffec::frontend::weights;
 use caffec::frontend::{self, State};
 use caffec::ir::{self, Graph, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
@@ -33,7 +33,7 @@ fn load(fixture: &str, batch: Option<usize>, inner: &[&str]) -> Valid {
     let built = ir::build::build(&net, &options);
     match built.valid() {
         Ok((mut valid, _)) => {
-            valid.edit("random weights", |graph| he::random(graph, 1));
+            valid.edit("random weights", |graph| weights::random(graph, 1));
             valid
         }
         Err(errors) => panic!("{}", sources.render_all(&errors)),
@@ -55,8 +55,8 @@ fn inputs(graph: &Graph) -> Vec<Tensor> {
     let input = |&blob: &ir::BlobId| {
         let blob = &graph[blob];
         match blob.name.as_str() {
-            "label" => stream::random_labels("label", blob.shape.clone(), 10, 1),
-            name => stream::random_input(name, blob.shape.clone(), 1),
+            "label" => weights::random_labels("label", blob.shape.clone(), 10, 1),
+            name => weights::random_input(name, blob.shape.clone(), 1),
         }
     };
     graph.inputs.iter().map(input).collect()

@@ -1,4 +1,5 @@
 //! caffec: the compiler for legacy Caffe models.
+pub mod backend;
 pub mod diag;
 pub mod frontend;
 pub mod ir;

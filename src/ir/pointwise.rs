@@ -75,6 +75,18 @@ impl Pointwise {
         Pointwise::Binary(op, Box::new(a), Box::new(b))
     }
 
+    /// `function` of x with its three constants.
+    pub fn function(function: Function, [a, b, c]: [f32; 3], x: Pointwise) -> Pointwise {
+        let x = Box::new(x);
+        Pointwise::Function {
+            function,
+            a,
+            b,
+            c,
+            x,
+        }
+    }
+
     /// `max(x, 0) + slope·min(x, 0)`, Caffe's ReLU and PReLU.
     pub fn relu(x: Pointwise, slope: Pointwise) -> Pointwise {
         let zero = || Pointwise::Const(0.0);

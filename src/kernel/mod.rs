@@ -15,6 +15,14 @@
 //! `if a < b { b } else { a }`, `min(a, b)` is `if b < a { b } else { a }`; a reduction
 //! goes through its window row by row.
 
+pub mod check;
+pub mod dump;
+pub mod interp;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use check::{Bug, Checked};
+
 use crate::leaf::{Isa, Leaf};
 
 macro_rules! id {
@@ -244,6 +252,40 @@ pub enum BinaryOp {
     Div,
     Max,
     Min,
+}
+
+impl Expr {
+    /// Direct operands, in order; of a `Reduce`, its value.
+    pub fn operands(&self) -> Vec<&Expr> {
+        match self {
+            Expr::Load(_) | Expr::Splat(_) | Expr::Const(_) => vec![],
+            Expr::Unary(_, a) => vec![a],
+            Expr::Binary(_, a, b) => vec![a, b],
+            Expr::Fma(a, b, c) => vec![a, b, c],
+            Expr::Less { a, b, x, y } => vec![a, b, x, y],
+            Expr::Reduce { value, .. } => vec![value],
+        }
+    }
+
+    /// Calls `f` on this expression and all below it.
+    pub fn visit<'a>(&'a self, f: &mut impl FnMut(&'a Expr)) {
+        f(self);
+        for operand in self.operands() {
+            operand.visit(f);
+        }
+    }
+}
+
+impl Stmt {
+    /// Calls `f` on this statement and all inside it.
+    pub fn visit<'a>(&'a self, f: &mut impl FnMut(&'a Stmt)) {
+        f(self);
+        if let Stmt::For { body, .. } = self {
+            for stmt in body {
+                stmt.visit(f);
+            }
+        }
+    }
 }
 
 impl UnaryOp {

@@ -6,8 +6,11 @@
 //! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
 
 use crate::diag::{Diagnostic, Result, Span, did_you_mean};
-use crate::frontend::proto::{LayerParameter, Phase};
+use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
 use crate::ir::{ParamSpec, Pointwise, Shape, Tensor};
+
+#[cfg(test)]
+mod testing;
 
 /// What a layer may ask while it is made or shapes are inferred.
 pub struct Cx<'a> {
@@ -38,6 +41,39 @@ impl Cx<'_> {
             .at((self.span)(field))
     }
 
+    /// Adds layer and place to errors of code that knows neither, such as [`Shape`]'s.
+    pub fn locate<T>(&self, field: &str, result: Result<T>) -> Result<T> {
+        result.map_err(|e| e.map(|d| d.layer(self.name).at((self.span)(field))))
+    }
+
+    /// A size that Caffe keeps in an `int`. Errors: `Invalid` above `i32::MAX`, where
+    /// Caffe goes on with a negative number.
+    pub fn size(&self, field: &str, value: u32) -> Result<usize> {
+        if value > i32::MAX as u32 {
+            let message = format!("{value} is larger than Caffe's limit of {}", i32::MAX);
+            return Err(self.invalid(field, message).into());
+        }
+        Ok(value as usize)
+    }
+
+    /// As [`Cx::size`]; 0 is an error too.
+    pub fn positive(&self, field: &str, value: u32) -> Result<usize> {
+        if value == 0 {
+            return Err(self.invalid(field, "must not be 0").into());
+        }
+        self.size(field, value)
+    }
+
+    /// Errors: `Invalid` if the layer works in place, for types that still read their
+    /// bottom after they have begun to write their top.
+    pub fn not_in_place(&self) -> Result<()> {
+        if self.in_place {
+            let message = "this type cannot work in place: top and bottom must differ";
+            return Err(self.invalid("top", message).into());
+        }
+        Ok(())
+    }
+
     /// Errors: `Invalid` unless the layer has that many bottoms and tops
     /// (Caffe `ExactNumBottomBlobs` and its kin).
     pub fn counts(
@@ -61,6 +97,22 @@ impl Cx<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A filler that gives every value of a blob the same number.
+fn constant_filler(value: f32) -> FillerParameter {
+    FillerParameter {
+        r#type: Some("constant".into()),
+        value: Some(value),
+        ..FillerParameter::default()
+    }
+}
+
+/// `top[i] = f(bottom[i])` in f64, rounded once.
+fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
+    for (y, &x) in top.data.iter_mut().zip(&bottom.data) {
+        *y = f(f64::from(x)) as f32;
     }
 }
 
@@ -222,21 +274,35 @@ macro_rules! layers {
 layers! {
     accuracy::Accuracy = "Accuracy";
     argmax::ArgMax = "ArgMax";
+    batch_norm::BatchNorm = "BatchNorm";
+    bias::Bias = "Bias";
     concat::Concat = "Concat";
+    convolution::Convolution = "Convolution";
     data::Data = "Data";
+    deconvolution::Deconvolution = "Deconvolution";
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
+    eltwise::Eltwise = "Eltwise";
     flatten::Flatten = "Flatten";
     hdf5_data::Hdf5Data = "HDF5Data";
     image_data::ImageData = "ImageData";
+    inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    lrn::Lrn = "LRN";
     memory_data::MemoryData = "MemoryData";
+    pooling::Pooling = "Pooling";
+    power::Power = "Power";
+    prelu::PRelu = "PReLU";
     relu::Relu = "ReLU";
     reshape::Reshape = "Reshape";
+    scale::Scale = "Scale";
+    sigmoid::Sigmoid = "Sigmoid";
     silence::Silence = "Silence";
     slice::Slice = "Slice";
+    softmax::Softmax = "Softmax";
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
+    tanh::TanH = "TanH";
     window_data::WindowData = "WindowData";
 }
 

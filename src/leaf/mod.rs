@@ -11,6 +11,24 @@
 //! nothing; lanes beyond the last channel are zero. *plain* is Caffe's own
 //! row-major NCHW. All strides and offsets are in elements (f32).
 
+// Their argument lists are the leaves' contract, however long; their safety is that of
+// the table: what `touches` says.
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod layout;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod plain;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod tile;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod vector;
+
+mod math;
+mod table;
+mod touches;
+
+pub use table::{LeafSource, Value, max_pixels, tile_blocks, tile_strides};
+pub use touches::{ArgInfo, Touch};
+
 /// The instruction set that a program is lowered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {

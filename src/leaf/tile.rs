@@ -1,0 +1,367 @@
+// Register tiles: a batch-reduce GEMM and a depthwise convolution on channel blocks
+// of 16 lanes, one body for all instruction sets.
+//
+// The accumulators are arrays of constant size that the compiler keeps in registers;
+// the body is always inlined into one function per instruction set, which alone
+// carries the `target_feature`.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_storeu_ps,
+};
+
+// The 16 channels of a block. All functions are unsafe because the instruction set
+// must be there; `load` and `store` touch 16 elements.
+trait Block: Copy {
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn add(self, other: Self) -> Self;
+    // self + a · b, rounded once where the instruction set can.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    // 0 > self ? 0 : self, so that NaN stays NaN.
+    unsafe fn max_zero(self) -> Self;
+    // 0 < self ? 0 : self.
+    unsafe fn min_zero(self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx512(__m512);
+
+#[cfg(target_arch = "x86_64")]
+impl Block for Avx512 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Avx512(_mm512_set1_ps(value)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Avx512(_mm512_loadu_ps(from)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_add_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max_zero(self) -> Self {
+        unsafe { Avx512(_mm512_max_ps(_mm512_setzero_ps(), self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn min_zero(self) -> Self {
+        unsafe { Avx512(_mm512_min_ps(_mm512_setzero_ps(), self.0)) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx2(__m256, __m256);
+
+#[cfg(target_arch = "x86_64")]
+impl Block for Avx2 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Avx2(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_add_ps(self.0, other.0),
+                _mm256_add_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_fmadd_ps(a.0, b.0, self.0),
+                _mm256_fmadd_ps(a.1, b.1, self.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn max_zero(self) -> Self {
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            Avx2(_mm256_max_ps(zero, self.0), _mm256_max_ps(zero, self.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn min_zero(self) -> Self {
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            Avx2(_mm256_min_ps(zero, self.0), _mm256_min_ps(zero, self.1))
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Portable([f32; 16]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(mut self, other: Self, f: fn(f32, f32) -> f32) -> Self {
+        for (a, b) in self.0.iter_mut().zip(&other.0) {
+            *a = f(*a, *b);
+        }
+        self
+    }
+}
+
+impl Block for Portable {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Portable([value; 16])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Portable(from.cast::<[f32; 16]>().read()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[f32; 16]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        self.zip(a.zip(b, |x, y| x * y), |x, y| x + y)
+    }
+    #[inline(always)]
+    unsafe fn max_zero(self) -> Self {
+        self.zip(self, |v, _| if 0.0 > v { 0.0 } else { v })
+    }
+    #[inline(always)]
+    unsafe fn min_zero(self) -> Self {
+        self.zip(self, |v, _| if 0.0 < v { 0.0 } else { v })
+    }
+}
+
+// What happens to the sums, and where they go.
+#[derive(Clone, Copy)]
+struct Epilogue {
+    bias: *const f32,
+    residual: *const f32,
+    slopes: *const f32,
+    dst: *mut f32,
+    dst_stride: usize,
+    residual_stride: usize,
+    dst_px: usize,
+    act: usize,
+    slope: f32,
+}
+
+impl Epilogue {
+    // Adds bias and residual, applies the activation, stores.
+    #[inline(always)]
+    unsafe fn finish<B: Block, const MR: usize, const NB: usize>(self, mut acc: [[B; NB]; MR]) {
+        unsafe {
+            for j in 0..NB {
+                let bias = B::load(self.bias.add(j * 16));
+                for row in &mut acc {
+                    row[j] = row[j].add(bias);
+                }
+            }
+            if !self.residual.is_null() {
+                for (m, row) in acc.iter_mut().enumerate() {
+                    for (j, sum) in row.iter_mut().enumerate() {
+                        let at = j * self.residual_stride + m * self.dst_px;
+                        *sum = sum.add(B::load(self.residual.add(at)));
+                    }
+                }
+            }
+            if self.act != 0 {
+                for j in 0..NB {
+                    let slope = if self.act == 1 {
+                        B::splat(self.slope)
+                    } else {
+                        B::load(self.slopes.add(j * 16))
+                    };
+                    for row in &mut acc {
+                        let v = row[j];
+                        row[j] = v.max_zero().add_product(slope, v.min_zero());
+                    }
+                }
+            }
+            for (m, row) in acc.iter().enumerate() {
+                for (j, sum) in row.iter().enumerate() {
+                    sum.store(self.dst.add(j * self.dst_stride + m * self.dst_px));
+                }
+            }
+        }
+    }
+}
+
+// The sums of one segment of `taps` source elements per pixel. Of 16 taps, four are
+// unrolled: enough to hide the loop, and short enough for the decoded-instruction cache.
+#[inline(always)]
+unsafe fn accumulate<B: Block, const MR: usize, const NB: usize, const TAPS: usize>(
+    acc: &mut [[B; NB]; MR],
+    src: *const f32,
+    weights: *const f32,
+    taps: usize,
+    weight_stride: usize,
+    px: usize,
+) {
+    let unroll = if TAPS == 0 { 1 } else { 4 };
+    let taps = if TAPS == 0 { taps } else { TAPS };
+    let mut first = 0;
+    while first < taps {
+        for t in first..first + unroll {
+            unsafe {
+                let mut column = [B::splat(0.0); NB];
+                for (j, c) in column.iter_mut().enumerate() {
+                    *c = B::load(weights.add(j * weight_stride + t * 16));
+                }
+                for (m, row) in acc.iter_mut().enumerate() {
+                    let x = B::splat(*src.add(m * px + t));
+                    for (sum, c) in row.iter_mut().zip(&column) {
+                        *sum = sum.add_product(x, *c);
+                    }
+                }
+            }
+        }
+        first += unroll;
+    }
+}
+
+macro_rules! leaves {
+    ($block:ty, $tile:ident, $depthwise:ident, #[$($feature:meta),*]) => {
+        // Safety: the instruction set is there; all that the arguments say is read or
+        // written lies in live memory, and nothing that is written is read or written
+        // elsewhere at the same time.
+        $(#[$feature])*
+        pub unsafe extern "C" fn $tile<
+            const MR: usize,
+            const NB: usize,
+            const PX: usize,
+            const TAPS: usize,
+        >(
+            src: *const f32,
+            weights: *const f32,
+            bias: *const f32,
+            residual: *const f32,
+            slopes: *const f32,
+            dst: *mut f32,
+            offsets: *const i32,
+            segments: usize,
+            taps: usize,
+            weight_stride: usize,
+            dst_stride: usize,
+            residual_stride: usize,
+            src_px: usize,
+            dst_px: usize,
+            act: usize,
+            slope: f32,
+        ) {
+            let px = if PX == 0 { src_px } else { PX };
+            let segment = if TAPS == 0 { taps } else { TAPS } * 16;
+            unsafe {
+                let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
+                for s in 0..segments {
+                    accumulate::<$block, MR, NB, TAPS>(
+                        &mut acc,
+                        src.offset(*offsets.add(s) as isize),
+                        weights.add(s * segment),
+                        taps,
+                        weight_stride,
+                        px,
+                    );
+                }
+                let epilogue = Epilogue {
+                    bias,
+                    residual,
+                    slopes,
+                    dst,
+                    dst_stride,
+                    residual_stride,
+                    dst_px,
+                    act,
+                    slope,
+                };
+                epilogue.finish(acc);
+            }
+        }
+
+        // Safety: as above.
+        $(#[$feature])*
+        pub unsafe extern "C" fn $depthwise<const MR: usize, const PX: usize>(
+            src: *const f32,
+            weights: *const f32,
+            bias: *const f32,
+            residual: *const f32,
+            slopes: *const f32,
+            dst: *mut f32,
+            offsets: *const i32,
+            segments: usize,
+            src_px: usize,
+            dst_px: usize,
+            act: usize,
+            slope: f32,
+        ) {
+            let px = if PX == 0 { src_px } else { PX };
+            unsafe {
+                let mut acc = [[<$block as Block>::splat(0.0)]; MR];
+                for s in 0..segments {
+                    let x = src.offset(*offsets.add(s) as isize);
+                    let w = <$block as Block>::load(weights.add(s * 16));
+                    for (m, sum) in acc.iter_mut().enumerate() {
+                        sum[0] = sum[0].add_product(<$block as Block>::load(x.add(m * px)), w);
+                    }
+                }
+                let epilogue = Epilogue {
+                    bias,
+                    residual,
+                    slopes,
+                    dst,
+                    dst_stride: 0,
+                    residual_stride: 0,
+                    dst_px,
+                    act,
+                    slope,
+                };
+                epilogue.finish(acc);
+            }
+        }
+    };
+}
+
+leaves!(
+    Avx512,
+    tile_avx512,
+    depthwise_avx512,
+    #[cfg(target_arch = "x86_64"), target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+);
+leaves!(
+    Avx2,
+    tile_avx2,
+    depthwise_avx2,
+    #[cfg(target_arch = "x86_64"), target_feature(enable = "avx2,fma")]
+);
+leaves!(Portable, tile_portable, depthwise_portable, #[]);

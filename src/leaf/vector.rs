@@ -1,0 +1,270 @@
+// Element-wise functions, LRN and softmax: plain Rust that the compiler vectorises,
+// one copy per instruction set. Nothing is fused, so all copies compute the same bits.
+
+use super::math::{exp, ln, pow, tanh};
+use std::ptr::copy_nonoverlapping;
+
+type Lanes = [f32; 16];
+
+// n ≤ 16 elements, then zeros.
+#[inline(always)]
+unsafe fn load(from: *const f32, n: usize) -> Lanes {
+    let mut v = [0.0; 16];
+    unsafe {
+        if n == 16 {
+            copy_nonoverlapping(from, v.as_mut_ptr(), 16);
+        } else {
+            copy_nonoverlapping(from, v.as_mut_ptr(), n);
+        }
+    }
+    v
+}
+
+#[inline(always)]
+unsafe fn store(v: &Lanes, to: *mut f32, n: usize) {
+    unsafe {
+        if n == 16 {
+            copy_nonoverlapping(v.as_ptr(), to, 16);
+        } else {
+            copy_nonoverlapping(v.as_ptr(), to, n);
+        }
+    }
+}
+
+// dst[i] = f(src[i]); dst may be src.
+#[inline(always)]
+unsafe fn map<F: Fn(f32) -> f32>(src: *const f32, dst: *mut f32, len: usize, f: F) {
+    let mut i = 0;
+    while i < len {
+        let n = if len - i < 16 { len - i } else { 16 };
+        unsafe {
+            let mut v = load(src.add(i), n);
+            for x in &mut v {
+                *x = f(*x);
+            }
+            store(&v, dst.add(i), n);
+        }
+        i += 16;
+    }
+}
+
+#[inline(always)]
+unsafe fn sigmoid(src: *const f32, dst: *mut f32, len: usize, _a: f32, _b: f32, _c: f32) {
+    unsafe { map(src, dst, len, |x| (1.0 / (1.0 + exp(-f64::from(x)))) as f32) }
+}
+
+#[inline(always)]
+unsafe fn hyperbolic_tangent(
+    src: *const f32,
+    dst: *mut f32,
+    len: usize,
+    _a: f32,
+    _b: f32,
+    _c: f32,
+) {
+    unsafe { map(src, dst, len, |x| tanh(f64::from(x)) as f32) }
+}
+
+// (c + b·x)^a
+#[inline(always)]
+unsafe fn power(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32) {
+    unsafe { map(src, dst, len, |x| pow(b * x + c, a)) }
+}
+
+// e^(a·x + b)
+#[inline(always)]
+unsafe fn exponential(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, _c: f32) {
+    unsafe { map(src, dst, len, |x| exp(f64::from(a * x + b)) as f32) }
+}
+
+// a · ln(b·x + c)
+#[inline(always)]
+unsafe fn logarithm(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32) {
+    unsafe { map(src, dst, len, |x| a * (ln(f64::from(b * x + c)) as f32)) }
+}
+
+// x^−beta
+#[inline(always)]
+fn inverse_power(x: f32, beta: f32) -> f32 {
+    if beta == 0.75 {
+        1.0 / (x.sqrt() * x.sqrt().sqrt())
+    } else {
+        pow(x, -beta)
+    }
+}
+
+// The squares of a pixel's channels, with size/2 zeros before and enough zeros after.
+#[inline(always)]
+unsafe fn squares(src: *const f32, stride: usize, channels: usize, size: usize, to: *mut f32) {
+    unsafe {
+        for i in 0..size / 2 {
+            *to.add(i) = 0.0;
+        }
+        let to = to.add(size / 2);
+        let mut first = 0;
+        while first < channels {
+            let mut v = load(src.add(first / 16 * stride), 16);
+            for x in &mut v {
+                *x *= *x;
+            }
+            store(&v, to.add(first), 16);
+            first += 16;
+        }
+        for i in channels..first + size - size / 2 {
+            *to.add(i) = 0.0;
+        }
+    }
+}
+
+// Caffe's LRN across channels (lrn_layer.cpp) on neighbouring pixels of a blocked blob.
+// `scratch`: ceil16(channels) + size elements.
+#[inline(always)]
+unsafe fn lrn(
+    src: *const f32,
+    dst: *mut f32,
+    scratch: *mut f32,
+    channels: usize,
+    pixels: usize,
+    src_block_stride: usize,
+    dst_block_stride: usize,
+    size: usize,
+    alpha: f32,
+    beta: f32,
+    k: f32,
+    in_place: usize,
+) {
+    for pixel in 0..pixels {
+        unsafe {
+            let src = src.add(pixel * 16);
+            let dst = dst.add(pixel * 16);
+            squares(src, src_block_stride, channels, size, scratch);
+            let mut first = 0;
+            while first < channels {
+                let mut sum = [0.0f32; 16];
+                for i in 0..size {
+                    let square = load(scratch.add(first + i), 16);
+                    for (s, q) in sum.iter_mut().zip(&square) {
+                        *s += *q;
+                    }
+                }
+                let mut v = load(src.add(first / 16 * src_block_stride), 16);
+                for (x, s) in v.iter_mut().zip(&sum) {
+                    let factor = inverse_power(k + alpha * *s, beta);
+                    // Caffe writes the factor over its input before it multiplies.
+                    *x = factor * if in_place == 1 { factor } else { *x };
+                }
+                for (lane, x) in v.iter_mut().enumerate() {
+                    *x = if first + lane < channels { *x } else { 0.0 };
+                }
+                store(&v, dst.add(first / 16 * dst_block_stride), 16);
+                first += 16;
+            }
+        }
+    }
+}
+
+// Softmax of `channels` neighbouring elements.
+#[inline(always)]
+unsafe fn softmax_row(src: *const f32, dst: *mut f32, channels: usize) {
+    unsafe {
+        let mut max = *src;
+        for c in 1..channels {
+            let v = *src.add(c);
+            max = if max < v { v } else { max };
+        }
+        map(src, dst, channels, |x| exp(f64::from(x - max)) as f32);
+        let mut sum = 0.0;
+        for c in 0..channels {
+            sum += *dst.add(c);
+        }
+        map(dst, dst, channels, |x| x / sum);
+    }
+}
+
+// Softmax of `channels` elements `inner` apart, for `n` ≤ 16 neighbouring positions.
+#[inline(always)]
+unsafe fn softmax_columns(src: *const f32, dst: *mut f32, channels: usize, inner: usize, n: usize) {
+    unsafe {
+        let mut max = load(src, n);
+        for c in 1..channels {
+            for (m, v) in max.iter_mut().zip(&load(src.add(c * inner), n)) {
+                *m = if *m < *v { *v } else { *m };
+            }
+        }
+        let mut sum = [0.0f32; 16];
+        for c in 0..channels {
+            let mut v = load(src.add(c * inner), n);
+            for (x, m) in v.iter_mut().zip(&max) {
+                *x = exp(f64::from(*x - *m)) as f32;
+            }
+            for (s, x) in sum.iter_mut().zip(&v) {
+                *s += *x;
+            }
+            store(&v, dst.add(c * inner), n);
+        }
+        for c in 0..channels {
+            let mut v = load(dst.add(c * inner), n);
+            for (x, s) in v.iter_mut().zip(&sum) {
+                *x /= *s;
+            }
+            store(&v, dst.add(c * inner), n);
+        }
+    }
+}
+
+// Caffe's Softmax (softmax_layer.cpp); dst may be src.
+#[inline(always)]
+unsafe fn softmax(src: *const f32, dst: *mut f32, channels: usize, inner: usize) {
+    unsafe {
+        if inner == 1 {
+            return softmax_row(src, dst, channels);
+        }
+        let mut i = 0;
+        while i < inner {
+            let n = if inner - i < 16 { inner - i } else { 16 };
+            softmax_columns(src.add(i), dst.add(i), channels, inner, n);
+            i += 16;
+        }
+    }
+}
+
+// One function for each instruction set.
+//
+// Safety, for all: the instruction set is there, the memory that the arguments say is
+// live, and nobody else reads or writes what is written.
+macro_rules! leaf {
+    ($body:ident($($arg:ident: $kind:ty),*) -> $avx512:ident, $avx2:ident, $portable:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        pub unsafe extern "C" fn $avx512($($arg: $kind),*) {
+            unsafe { $body($($arg),*) }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        pub unsafe extern "C" fn $avx2($($arg: $kind),*) {
+            unsafe { $body($($arg),*) }
+        }
+
+        pub unsafe extern "C" fn $portable($($arg: $kind),*) {
+            unsafe { $body($($arg),*) }
+        }
+    };
+}
+
+leaf!(sigmoid(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> sigmoid_avx512, sigmoid_avx2, sigmoid_portable);
+leaf!(hyperbolic_tangent(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> tanh_avx512, tanh_avx2, tanh_portable);
+leaf!(power(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> power_avx512, power_avx2, power_portable);
+leaf!(exponential(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> exp_avx512, exp_avx2, exp_portable);
+leaf!(logarithm(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> log_avx512, log_avx2, log_portable);
+leaf!(lrn(src: *const f32, dst: *mut f32, scratch: *mut f32, channels: usize, pixels: usize,
+        src_block_stride: usize, dst_block_stride: usize, size: usize,
+        alpha: f32, beta: f32, k: f32, in_place: usize)
+    -> lrn_avx512, lrn_avx2, lrn_portable);
+leaf!(softmax(src: *const f32, dst: *mut f32, channels: usize, inner: usize)
+    -> softmax_avx512, softmax_avx2, softmax_portable);

@@ -1,0 +1,343 @@
+//! The thread pool of compiled nets, and how the tasks of a step are divided.
+//!
+//! This file is compiled into caffec and pasted into the Rust source that it emits:
+//! it names nothing but `std` and is free of warnings in every edition.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// What all threads of a pool run, each with its own number.
+type Task<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// Threads that run one function at a time together and meet when it is done.
+///
+/// A waiting thread spins for some microseconds, since the next step of a net usually
+/// comes at once, and then sleeps.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    spin: Duration,
+}
+
+/// What the caller and the workers see. The numbers below are counted and flags set
+/// with `SeqCst`: a thread that goes to sleep first raises its flag and then looks for
+/// news once more, one that has news first publishes it and then looks at the flag.
+struct Shared {
+    /// Number of jobs published so far; a change is the signal to start.
+    jobs: AtomicUsize,
+    /// Points to the caller's `Task`; null tells the workers to leave.
+    task: AtomicPtr<()>,
+    /// Workers that have not finished the job.
+    pending: AtomicUsize,
+    /// One flag for each worker: it sleeps, or is about to.
+    asleep: Vec<AtomicBool>,
+    caller_asleep: AtomicBool,
+    caller: Mutex<Option<Thread>>,
+    /// The first panic of the job.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller of [`Pool::run`] being one of them.
+    /// There are fewer if the system refuses to start so many: see [`Pool::threads`].
+    pub fn new(threads: usize) -> Pool {
+        let extra = threads.max(1) - 1;
+        let cores = thread::available_parallelism().map_or(1, |n| n.get());
+        // With more threads than cores, the one waited for needs the core.
+        let spin = Duration::from_micros(if threads <= cores { 50 } else { 5 });
+        let shared = Arc::new(Shared {
+            jobs: AtomicUsize::new(0),
+            task: AtomicPtr::new(ptr::null_mut()),
+            pending: AtomicUsize::new(0),
+            asleep: (0..extra).map(|_| AtomicBool::new(false)).collect(),
+            caller_asleep: AtomicBool::new(false),
+            caller: Mutex::new(None),
+            panic: Mutex::new(None),
+        });
+        let start = |worker: usize| {
+            let shared = shared.clone();
+            thread::Builder::new()
+                .name(format!("caffec-{}", worker + 1))
+                .spawn(move || shared.work(worker, spin))
+                .ok()
+        };
+        let workers = (0..extra).map_while(start).collect();
+        Pool {
+            shared,
+            workers,
+            spin,
+        }
+    }
+
+    /// Number of threads, with the caller.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `f(t)` for each `t` below [`Pool::threads`], all at once, `f(0)` on this
+    /// thread; returns when all have returned. A panic of any of them is passed on, after
+    /// all have ended.
+    pub fn run(&mut self, f: Task) {
+        if self.workers.is_empty() {
+            return f(0);
+        }
+        self.shared
+            .pending
+            .store(self.workers.len(), Ordering::SeqCst);
+        self.publish(&f as *const Task as *mut ());
+        self.shared.guard(|| f(0));
+        self.shared.await_workers(self.spin);
+        let panic = lock(&self.shared.panic).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Starts the workers on a job.
+    fn publish(&self, task: *mut ()) {
+        self.shared.task.store(task, Ordering::SeqCst);
+        self.shared.jobs.fetch_add(1, Ordering::SeqCst);
+        for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep) {
+            if asleep.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.publish(ptr::null_mut());
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of jobs and has no other.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The life of a worker.
+    fn work(&self, worker: usize, spin: Duration) {
+        let mut done = 0;
+        loop {
+            wait(spin, &self.asleep[worker], || {
+                self.jobs.load(Ordering::SeqCst) != done
+            });
+            done = done.wrapping_add(1);
+            let task = self.task.load(Ordering::SeqCst) as *const Task;
+            if task.is_null() {
+                return;
+            }
+            // Sound because `Pool::run` keeps the task alive, and publishes no other,
+            // until `pending` is zero, which this worker's `finish` is needed for.
+            let f = unsafe { *task };
+            self.guard(|| f(worker + 1));
+            self.finish();
+        }
+    }
+
+    /// Runs `f` and keeps its panic for the caller.
+    fn guard<F: FnOnce()>(&self, f: F) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(f)) {
+            lock(&self.panic).get_or_insert(panic);
+        }
+    }
+
+    fn finish(&self) {
+        let last = self.pending.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.caller_asleep.load(Ordering::SeqCst) {
+            lock(&self.caller).iter().for_each(Thread::unpark);
+        }
+    }
+
+    fn await_workers(&self, spin: Duration) {
+        let done = || self.pending.load(Ordering::SeqCst) == 0;
+        if !spin_until(spin, done) {
+            *lock(&self.caller) = Some(thread::current());
+            wait(Duration::ZERO, &self.caller_asleep, done);
+        }
+    }
+}
+
+/// Returns as soon as `ready`: spins for a while, then sleeps with the flag raised.
+fn wait<F: Fn() -> bool>(spin: Duration, asleep: &AtomicBool, ready: F) {
+    if spin_until(spin, &ready) {
+        return;
+    }
+    asleep.store(true, Ordering::SeqCst);
+    while !ready() {
+        thread::park();
+    }
+    asleep.store(false, Ordering::SeqCst);
+}
+
+/// Whether `ready` came true within `limit`.
+fn spin_until<F: Fn() -> bool>(limit: Duration, ready: F) -> bool {
+    const LOOKS: usize = 64;
+    let start = Instant::now();
+    loop {
+        for _ in 0..LOOKS {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if start.elapsed() >= limit {
+            return false;
+        }
+    }
+}
+
+/// Locks, also after a panic: no state here is left half done by one.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Below this cost, in nanoseconds, starting the other threads costs more than it saves.
+const SMALL: u128 = 4_000;
+
+/// Divides the tasks of a step, counted through all its regions, among threads: a range
+/// of task numbers for each thread, of about equal cost, in order and without gaps. A
+/// region is `(tasks, cost of each)`. A small step goes to thread 0 alone.
+pub fn divide(regions: &[(u64, u64)], threads: usize) -> Vec<(u64, u64)> {
+    let threads = threads.max(1);
+    let tasks: u64 = regions.iter().map(|r| r.0).sum();
+    let total: u128 = regions.iter().map(weight).sum();
+    let parts = if total < SMALL { 1 } else { threads };
+    let end = |part: usize| match part {
+        p if p >= parts => tasks,
+        p => tasks_before(regions, total / parts as u128 * p as u128),
+    };
+    let mut start = 0;
+    (1..=threads)
+        .map(|part| {
+            let range = (start, end(part));
+            start = range.1;
+            range
+        })
+        .collect()
+}
+
+fn weight(region: &(u64, u64)) -> u128 {
+    u128::from(region.0) * u128::from(region.1)
+}
+
+/// How many tasks, from the first on, come nearest to the cost `target`.
+fn tasks_before(regions: &[(u64, u64)], mut target: u128) -> u64 {
+    let mut before = 0;
+    for region in regions {
+        if target < weight(region) {
+            let cost = u128::from(region.1);
+            return before + ((target + cost / 2) / cost) as u64;
+        }
+        target -= weight(region);
+        before += region.0;
+    }
+    before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `rounds` jobs and counts the calls of each thread.
+    fn count(pool: &mut Pool, rounds: usize) -> Vec<usize> {
+        let calls: Vec<_> = (0..pool.threads()).map(|_| AtomicUsize::new(0)).collect();
+        for _ in 0..rounds {
+            pool.run(&|t| {
+                calls[t].fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        calls.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn every_thread_runs_every_job_once() {
+        for threads in [0, 1, 2, 3, 7] {
+            let mut pool = Pool::new(threads);
+            assert_eq!(pool.threads(), threads.max(1));
+            assert_eq!(count(&mut pool, 300), vec![300; pool.threads()]);
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_and_callers_wake() {
+        let mut pool = Pool::new(3);
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(1));
+            let slow = AtomicUsize::new(0);
+            pool.run(&|t| {
+                if t != 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                slow.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(slow.into_inner(), 3);
+        }
+    }
+
+    #[test]
+    fn pools_do_not_meet() {
+        let run = || count(&mut Pool::new(3), 200);
+        thread::scope(|s| {
+            let threads: Vec<_> = (0..4).map(|_| s.spawn(run)).collect();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap(), vec![200; 3]);
+            }
+        });
+    }
+
+    #[test]
+    fn a_pool_may_be_dropped_unused_and_often() {
+        for _ in 0..50 {
+            drop(Pool::new(4));
+        }
+    }
+
+    #[test]
+    fn panics_are_passed_on_and_the_pool_goes_on() {
+        let mut pool = Pool::new(3);
+        for who in 0..3 {
+            let job = |t| {
+                if t == who {
+                    resume_unwind(Box::new(who));
+                }
+            };
+            let panic = catch_unwind(AssertUnwindSafe(|| pool.run(&job))).unwrap_err();
+            assert_eq!(panic.downcast_ref(), Some(&who));
+            assert_eq!(count(&mut pool, 10), vec![10; 3]);
+        }
+    }
+
+    #[test]
+    fn steps_are_divided_by_cost() {
+        assert_eq!(divide(&[(10, 1000)], 2), [(0, 5), (5, 10)]);
+        assert_eq!(divide(&[(2, 9000), (6, 1000)], 2), [(0, 1), (1, 8)]);
+        assert_eq!(divide(&[(1, 5000), (1, 5000)], 3), [(0, 1), (1, 1), (1, 2)]);
+        assert_eq!(divide(&[(1, 1 << 40)], 2), [(0, 1), (1, 1)]);
+        assert_eq!(divide(&[], 2), [(0, 0), (0, 0)]);
+        assert_eq!(divide(&[(9, 0)], 2), [(0, 9), (9, 9)]);
+        assert_eq!(divide(&[(4, 10)], 3), [(0, 4), (4, 4), (4, 4)]);
+        assert_eq!(divide(&[(7, 1000)], 0), [(0, 7)]);
+    }
+
+    #[test]
+    fn divided_ranges_cover_all_tasks_in_order() {
+        for threads in 1..9 {
+            for tasks in 0..40 {
+                let regions = [(tasks, 777), (3, u64::MAX), (tasks / 2, 5000), (1, 0)];
+                let ranges = divide(&regions, threads);
+                assert_eq!(ranges.len(), threads);
+                assert_eq!(ranges[0].0, 0);
+                assert_eq!(ranges[threads - 1].1, tasks + tasks / 2 + 4);
+                assert!(ranges.windows(2).all(|w| w[0].1 == w[1].0));
+                assert!(ranges.iter().all(|r| r.0 <= r.1));
+            }
+        }
+    }
+}

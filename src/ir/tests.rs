@@ -78,12 +78,12 @@ fn what_caffe_refuses() {
     for (layers, message) in [
         (
             relu("x", "y") + &relu("x", "y"),
-            "n:3:46: error: layer `xy`: top `y` is already made by another layer\n\
+            "n:3:45: error: layer `xy`: top `y` is already made by another layer\n\
              n:2:1: note: first made here",
         ),
         (
             relu("x", "y") + &relu("x", "x"),
-            "n:3:46: error: layer `xx`: `x` is read by other layers as well, so this one \
+            "n:3:45: error: layer `xx`: `x` is read by other layers as well, so this one \
              cannot work in place\nn:2:1: note: also read here",
         ),
         (
@@ -165,7 +165,7 @@ fn fed_labels_or_wanted_results_keep_them() {
     let mut options = feeding(&["x"]);
     options.blobs = vec!["loss".into()];
     let (_, wanted) = built(TRAIN_VAL, &options);
-    assert_eq!(output_names(&wanted), ["loss"]);
+    assert_eq!(output_names(&wanted), ["acc", "loss"]);
     assert_eq!(input_names(&wanted), ["x", "label"]);
 }
 

@@ -6,4 +6,6 @@ pub mod ir;
 pub mod kernel;
 pub mod layers;
 pub mod leaf;
+pub mod lower;
+pub mod passes;
 pub mod runtime;

@@ -6,14 +6,13 @@ use super::proto::{LayerParameter, NetState, NetStateRule};
 use super::source::LayerSource;
 use crate::diag::{Diagnostic, Errors, Result};
 
-/// Keeps the layers that are part of the net in `state`.
+type Sourced = (LayerParameter, LayerSource);
+
+/// The layers that are part of the net in `state`, and the others.
 ///
 /// Errors: `Invalid` for each layer that has both include and exclude rules.
-pub fn filter(
-    layers: Vec<(LayerParameter, LayerSource)>,
-    state: &NetState,
-) -> Result<Vec<(LayerParameter, LayerSource)>> {
-    let both = |(layer, source): &(LayerParameter, LayerSource)| {
+pub fn filter(layers: Vec<Sourced>, state: &NetState) -> Result<(Vec<Sourced>, Vec<Sourced>)> {
+    let both = |(layer, source): &Sourced| {
         let message = "a layer has either include rules or exclude rules, not both";
         let both = !layer.include.is_empty() && !layer.exclude.is_empty();
         both.then(|| {
@@ -22,8 +21,8 @@ pub fn filter(
         })
     };
     Errors::none_or(layers.iter().filter_map(both).collect(), ())?;
-    let kept = |(layer, _): &(LayerParameter, LayerSource)| included(layer, state);
-    Ok(layers.into_iter().filter(kept).collect())
+    let kept = |(layer, _): &Sourced| included(layer, state);
+    Ok(layers.into_iter().partition(kept))
 }
 
 /// Whether the rules of a layer let it be part of a net in `state`.

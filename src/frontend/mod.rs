@@ -22,7 +22,7 @@ pub mod wire;
 pub use source::LayerSource;
 
 use crate::diag::{Diagnostic, Errors, FileId, Result, Sources, Span};
-use proto::{NetParameter, NetState, Phase, SolverParameter};
+use proto::{LayerParameter, NetParameter, NetState, Phase, SolverParameter};
 use schema::{MessageType, Parsed, Schema, Spans, parse_text, print_text, print_wire};
 
 /// The message types of `proto/caffe.proto`.
@@ -67,6 +67,8 @@ pub struct Net {
     pub param: NetParameter,
     /// One for each `param.layer`.
     pub layers: Vec<LayerSource>,
+    /// Layers of the file that are not part of the net in this state.
+    pub elsewhere: Vec<(LayerParameter, LayerSource)>,
     /// What was ignored or lost, as in Caffe: for the user to know, no errors.
     pub notes: Vec<Diagnostic>,
 }
@@ -83,7 +85,8 @@ pub fn load_net(name: &str, bytes: Vec<u8>, sources: &mut Sources, state: &State
     let mut param = upgraded.param;
     let state = net_state(&param, state);
     let layers = std::mem::take(&mut param.layer);
-    let mut kept = filter::filter(layers.into_iter().zip(upgraded.sources).collect(), &state)?;
+    let layers = layers.into_iter().zip(upgraded.sources).collect();
+    let (mut kept, elsewhere) = filter::filter(layers, &state)?;
     for (layer, _) in &mut kept {
         layer.phase.get_or_insert(state.phase().into());
     }
@@ -93,6 +96,7 @@ pub fn load_net(name: &str, bytes: Vec<u8>, sources: &mut Sources, state: &State
     Ok(Net {
         param,
         layers,
+        elsewhere,
         notes,
     })
 }

@@ -9,19 +9,17 @@
 
 use super::labels;
 use super::sharing::Sharing;
-use super::wiring::{Layer, Source, Wiring};
+use super::wiring::{Layer, Wiring};
 use super::{Blob, BlobId, Epilogue, Graph, Node, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Result, did_you_mean};
-use crate::frontend::proto::Phase;
+use crate::frontend::Net;
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Op};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the caller wants of the net.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// For layers without a phase of their own.
-    pub phase: Phase,
     /// Shapes of inputs by blob name, instead of the file's.
     pub shapes: BTreeMap<String, Shape>,
     /// Replaces axis 0 of every input.
@@ -34,19 +32,6 @@ pub struct Options {
     /// `DummyData` layers with constant fillers, none of whose tops is fed, compute
     /// them; otherwise they are inputs.
     pub fill_dummy_data: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            phase: Phase::Test,
-            shapes: BTreeMap::new(),
-            batch: None,
-            blobs: Vec::new(),
-            fed: None,
-            fill_dummy_data: false,
-        }
-    }
 }
 
 impl Options {
@@ -83,18 +68,16 @@ impl Built {
 }
 
 /// Builds the graph of a net.
-///
-/// * `layers`: those of the wanted phase, level and stages, upgraded.
-/// * `elsewhere`: the other layers of the file, which only help to explain errors.
-pub fn build(name: &str, layers: &[Layer], elsewhere: &[Layer], options: &Options) -> Built {
-    let wiring = Wiring::new(layers);
-    let (dropped, notes) = labels::dropped(layers, &wiring, options);
+pub fn build(net: &Net, options: &Options) -> Built {
+    let layers: Vec<Layer> = Layer::all(net).collect();
+    let wiring = Wiring::new(&layers);
+    let (dropped, notes) = labels::dropped(&layers, &wiring, options);
     let mut builder = Builder {
-        layers,
-        elsewhere,
+        layers: &layers,
+        elsewhere: Layer::elsewhere(net).collect(),
         options,
         wiring,
-        graph: Graph::named(name),
+        graph: Graph::named(net.param.name()),
         names: BTreeMap::new(),
         storage: Vec::new(),
         sharing: Sharing::default(),
@@ -119,7 +102,7 @@ pub fn build(name: &str, layers: &[Layer], elsewhere: &[Layer], options: &Option
 
 struct Builder<'a> {
     layers: &'a [Layer<'a>],
-    elsewhere: &'a [Layer<'a>],
+    elsewhere: Vec<Layer<'a>>,
     options: &'a Options,
     wiring: Wiring,
     graph: Graph,
@@ -155,7 +138,7 @@ impl<'a> Builder<'a> {
         let span = |path: &str| layer.span_of(path);
         let cx = Cx {
             name: layer.name(),
-            phase: layer.phase(self.options.phase),
+            phase: layer.param.phase(),
             bottoms: layer.bottoms().len(),
             tops: layer.tops().len(),
             in_place: layer.in_place(0),
@@ -192,7 +175,10 @@ impl<'a> Builder<'a> {
         {
             return self.inputs(i, shapes);
         }
-        let shapes: Vec<Shape> = bottoms.iter().map(|&b| self.graph.shape(b).clone()).collect();
+        let shapes: Vec<Shape> = bottoms
+            .iter()
+            .map(|&b| self.graph.shape(b).clone())
+            .collect();
         let located = |e: Errors| e.map(|d| d.at(layer.span()).layer(layer.name()));
         let tops = op.infer(&shapes, cx).map_err(located)?;
         check_tops_shapes(layer, &shapes, &tops)?;
@@ -245,7 +231,8 @@ impl<'a> Builder<'a> {
         let shape = given.or(declared).ok_or_else(|| {
             let message = format!("the file does not tell the shape of input `{name}`");
             let d = Diagnostic::invalid(message).at(layer.span());
-            d.layer(layer.name()).help(format!("give it: --shape {name}=1x3x224x224"))
+            d.layer(layer.name())
+                .help(format!("give it: --shape {name}=1x3x224x224"))
         })?;
         match self.options.batch {
             Some(batch) if !shape.is_empty() => {
@@ -342,7 +329,10 @@ impl<'a> Builder<'a> {
     fn unknown_bottom(&self, i: usize, b: usize) -> Diagnostic {
         let layer = &self.layers[i];
         let name = &layer.bottoms()[b];
-        let d = layer.invalid(&format!("bottom[{b}]"), format!("no layer makes bottom `{name}`"));
+        let d = layer.invalid(
+            &format!("bottom[{b}]"),
+            format!("no layer makes bottom `{name}`"),
+        );
         let makes = |l: &&Layer| l.tops().contains(name) && !l.bottoms().contains(name);
         if let Some(later) = self.layers[i..].iter().find(makes) {
             return later.explain(d, "a later layer makes it");
@@ -398,7 +388,10 @@ impl<'a> Builder<'a> {
     }
 
     fn made_twice(&self, layer: &Layer, field: &str, name: &str, maker: usize) -> Diagnostic {
-        let d = layer.invalid(field, format!("top `{name}` is already made by another layer"));
+        let d = layer.invalid(
+            field,
+            format!("top `{name}` is already made by another layer"),
+        );
         let d = self.layers[maker].explain(d, "first made here");
         match layer.bottoms().iter().any(|b| b == name) {
             true => d.help("a layer works in place only if top and bottom have the same position"),
@@ -414,7 +407,9 @@ impl<'a> Builder<'a> {
         let source = self.wiring.sources[i][0]?;
         let others = self.wiring.reads_of(source);
         if others.len() > 1 || self.wiring.has_loss_weight(self.layers, source) {
-            let message = format!("`{name}` is read by other layers as well, so this one cannot work in place");
+            let message = format!(
+                "`{name}` is read by other layers as well, so this one cannot work in place"
+            );
             let d = layer.invalid("top[0]", message);
             let other = others.iter().find(|&&(l, _)| l != i);
             return Some(match other {
@@ -423,19 +418,35 @@ impl<'a> Builder<'a> {
             });
         }
         let storage = self.names.get(name)?.storage;
-        let shares = |b: &String| self.names.get(b.as_str()).is_some_and(|n| n.storage == storage);
+        let shares = |b: &String| {
+            self.names
+                .get(b.as_str())
+                .is_some_and(|n| n.storage == storage)
+        };
         let twin = layer.bottoms()[1..].iter().find(|&b| shares(b))?;
-        let message = format!("working in place on `{name}`, whose memory is also that of bottom `{twin}`");
+        let message =
+            format!("working in place on `{name}`, whose memory is also that of bottom `{twin}`");
         Some(layer.unsupported("top[0]", message))
     }
 
     /// Options that name what the net does not have.
     fn check_options(&mut self) {
-        let inputs: Vec<&str> = self.graph.inputs.iter().map(|&b| self.graph[b].name.as_str()).collect();
+        let inputs: Vec<&str> = self
+            .graph
+            .inputs
+            .iter()
+            .map(|&b| self.graph[b].name.as_str())
+            .collect();
         if self.errors.is_empty() {
-            for name in self.options.shapes.keys().filter(|n| !inputs.contains(&n.as_str())) {
+            for name in self
+                .options
+                .shapes
+                .keys()
+                .filter(|n| !inputs.contains(&n.as_str()))
+            {
                 let d = Diagnostic::invalid(format!("--shape: the net has no input `{name}`"));
-                self.errors.push(d.help(format!("its inputs are: {}", inputs.join(", "))));
+                self.errors
+                    .push(d.help(format!("its inputs are: {}", inputs.join(", "))));
             }
             for name in &self.options.blobs {
                 if !self.names.contains_key(name.as_str()) {
@@ -449,7 +460,8 @@ impl<'a> Builder<'a> {
             }
         }
         if self.layers.is_empty() {
-            self.errors.push(Diagnostic::invalid("the net has no layers"));
+            self.errors
+                .push(Diagnostic::invalid("the net has no layers"));
         }
     }
 
@@ -485,9 +497,8 @@ impl<'a> Builder<'a> {
     /// Inputs that nobody reads and nobody feeds, such as labels, are no outputs
     /// either, unless there is nothing else.
     fn drop_unfed_outputs(&self, outputs: &mut Vec<BlobId>) {
-        let idle = |b: &BlobId| {
-            self.graph.inputs.contains(b) && !self.options.feeds(&self.graph[*b].name)
-        };
+        let idle =
+            |b: &BlobId| self.graph.inputs.contains(b) && !self.options.feeds(&self.graph[*b].name);
         if !outputs.iter().all(idle) {
             outputs.retain(|b| !idle(b));
         }
@@ -504,7 +515,10 @@ fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result
             return Err(layer.invalid(&format!("top[{t}]"), message).into());
         }
         if layer.in_place(t) && bottoms[t] != *shape {
-            let message = format!("cannot work in place: `{name}` of {} would become {shape}", bottoms[t]);
+            let message = format!(
+                "cannot work in place: `{name}` of {} would become {shape}",
+                bottoms[t]
+            );
             return Err(layer.invalid(&format!("top[{t}]"), message).into());
         }
     }
@@ -551,11 +565,5 @@ impl Graph {
         self.nodes = nodes;
         self.inputs.retain(|b| needed[b.0 as usize]);
         self.names.retain(|_, b| needed[b.0 as usize]);
-    }
-}
-
-impl Source {
-    pub(super) fn new(layer: usize, top: usize) -> Source {
-        Source { layer, top }
     }
 }

@@ -79,11 +79,20 @@ impl Unfed {
         labels: &[Option<usize>],
         options: &Options,
     ) -> Unfed {
-        let asked_tops = tops(layers).filter(|s| options.blobs.contains(&layers[s.layer].tops()[s.top]));
+        let asked_tops =
+            tops(layers).filter(|s| options.blobs.contains(&layers[s.layer].tops()[s.top]));
         let asked = reach(wiring, asked_tops);
-        let needed = reach(wiring, roots(layers, wiring, labels).into_iter().chain(asked.iter().copied()));
+        let needed = reach(
+            wiring,
+            roots(layers, wiring, labels)
+                .into_iter()
+                .chain(asked.iter().copied()),
+        );
         let unfed = |s: &Source| {
-            let feeds = options.fed.as_ref().is_some_and(|f| f.contains(&layers[s.layer].tops()[s.top]));
+            let feeds = options
+                .fed
+                .as_ref()
+                .is_some_and(|f| f.contains(&layers[s.layer].tops()[s.top]));
             layers[s.layer].bottoms().is_empty() && !feeds && !needed.contains(s)
         };
         Unfed {
@@ -95,7 +104,9 @@ impl Unfed {
     fn drops(&self, judge: usize, label: Source, wiring: &Wiring) -> bool {
         !self.asked.contains(&judge)
             && !self.inputs.is_empty()
-            && reach(wiring, [label]).iter().any(|s| self.inputs.contains(s))
+            && reach(wiring, [label])
+                .iter()
+                .any(|s| self.inputs.contains(s))
     }
 }
 

@@ -24,4 +24,3 @@ pub use pointwise::{Broadcast, Pointwise};
 pub use shape::Shape;
 pub use tensor::{FloatData, Tensor};
 pub use valid::Valid;
-pub use wiring::Layer;

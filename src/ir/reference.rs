@@ -39,7 +39,11 @@ pub fn run(graph: &Graph, inputs: &[Tensor], wanted: &[BlobId]) -> Result<Vec<Te
 
 fn checked<'a>(graph: &Graph, inputs: &'a [Tensor]) -> Result<&'a [Tensor]> {
     if inputs.len() != graph.inputs.len() {
-        let message = format!("{} inputs for a net of {}", inputs.len(), graph.inputs.len());
+        let message = format!(
+            "{} inputs for a net of {}",
+            inputs.len(),
+            graph.inputs.len()
+        );
         return Err(Diagnostic::invalid(message).into());
     }
     for (&blob, tensor) in graph.inputs.iter().zip(inputs) {

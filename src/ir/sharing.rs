@@ -47,11 +47,21 @@ impl Sharing {
         let declared = &layer.param.param;
         let given = &layer.param.blobs;
         if declared.len() > specs.len() {
-            let message = format!("{} `param`s for {} parameter blobs", declared.len(), specs.len());
-            return Err(layer.invalid(&format!("param[{}]", specs.len()), message).into());
+            let message = format!(
+                "{} `param`s for {} parameter blobs",
+                declared.len(),
+                specs.len()
+            );
+            return Err(layer
+                .invalid(&format!("param[{}]", specs.len()), message)
+                .into());
         }
         if !given.is_empty() && given.len() != specs.len() {
-            let message = format!("{} `blobs` for {} parameter blobs", given.len(), specs.len());
+            let message = format!(
+                "{} `blobs` for {} parameter blobs",
+                given.len(),
+                specs.len()
+            );
             return Err(layer.invalid("blobs", message).into());
         }
         let unnamed = Declared::default();
@@ -99,7 +109,11 @@ impl Owner {
             DimCheckMode::Strict => has == wants,
         };
         let refuse = |field: &str, what: String| -> Diagnostic {
-            let message = format!("cannot share `{}` with layer `{}`: {what}", declared.name(), owned.layer);
+            let message = format!(
+                "cannot share `{}` with layer `{}`: {what}",
+                declared.name(),
+                owned.layer
+            );
             layer.invalid(&format!("param[{index}].{field}"), message)
         };
         if !fits {
@@ -113,7 +127,9 @@ impl Owner {
                 && here != *there.get_or_insert(here)
             {
                 let there = there.unwrap_or(here);
-                return Err(refuse(field, format!("{field} is {there} there and {here} here")).into());
+                return Err(
+                    refuse(field, format!("{field} is {there} there and {here} here")).into(),
+                );
             }
         }
         Ok(self.param)
@@ -153,5 +169,7 @@ fn check_filler(layer: &Layer, spec: &ParamSpec) -> Result<()> {
         return Ok(());
     }
     let d = layer.invalid("", format!("there is no filler `{name}`"));
-    Err(d.help(format!("fillers are: {}", FILLERS.join(", "))).into())
+    Err(d
+        .help(format!("fillers are: {}", FILLERS.join(", ")))
+        .into())
 }

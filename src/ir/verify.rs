@@ -79,7 +79,11 @@ impl Graph {
             op => op.params(&bottoms).map_err(|e| e.to_string())?,
         };
         if specs.len() != node.params.len() {
-            return Err(format!("{} parameters, not {}", node.params.len(), specs.len()));
+            return Err(format!(
+                "{} parameters, not {}",
+                node.params.len(),
+                specs.len()
+            ));
         }
         for (&id, spec) in node.params.iter().zip(&specs) {
             let param = self.params.get(id.0 as usize);

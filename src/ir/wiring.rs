@@ -1,8 +1,8 @@
 //! Which layer's top each bottom is, before any layer is built.
 
 use crate::diag::{Diagnostic, Span};
-use crate::frontend::proto::{LayerParameter, Phase};
-use crate::frontend::source::LayerSource;
+use crate::frontend::proto::LayerParameter;
+use crate::frontend::{LayerSource, Net};
 use std::collections::{BTreeSet, HashMap};
 
 /// A layer of the net and its place in the file.
@@ -12,6 +12,17 @@ pub struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
+    pub fn all(net: &'a Net) -> impl Iterator<Item = Layer<'a>> {
+        let pairs = net.param.layer.iter().zip(&net.layers);
+        pairs.map(|(param, source)| Layer { param, source })
+    }
+
+    /// Those that the net does not have in its state.
+    pub fn elsewhere(net: &'a Net) -> impl Iterator<Item = Layer<'a>> {
+        let pairs = net.elsewhere.iter();
+        pairs.map(|(param, source)| Layer { param, source })
+    }
+
     pub fn name(&self) -> &'a str {
         self.param.name()
     }
@@ -26,11 +37,6 @@ impl<'a> Layer<'a> {
 
     pub fn tops(&self) -> &'a [String] {
         &self.param.top
-    }
-
-    /// The layer's own phase, or the net's.
-    pub fn phase(&self, net: Phase) -> Phase {
-        self.param.phase.map_or(net, |_| self.param.phase())
     }
 
     /// Whether top `t` is the bottom of the same position.
@@ -70,6 +76,12 @@ impl<'a> Layer<'a> {
 pub struct Source {
     pub layer: usize,
     pub top: usize,
+}
+
+impl Source {
+    pub fn new(layer: usize, top: usize) -> Source {
+        Source { layer, top }
+    }
 }
 
 /// The bottoms of all layers resolved by name, in the order of the file: a bottom is

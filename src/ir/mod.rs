@@ -12,6 +12,8 @@ pub mod reference;
 pub mod shape;
 mod sharing;
 pub mod tensor;
+#[cfg(test)]
+mod tests;
 mod valid;
 mod verify;
 mod wiring;

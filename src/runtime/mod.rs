@@ -1,4 +1,4 @@
-//! What a compiled net needs at run time: memory, threads, and running it.
+//! What a compiled net needs at run time: memory, threads, tensor files, and running it.
 pub mod arena;
 pub mod exec;
 pub mod npy;

@@ -6,9 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use caffec::diag::{Errors, Sources};
-use caffec::frontend::proto::{NetParameter, SolverParameter};
+use caffec::frontend::binary::WeightsFile;
+use caffec::frontend::proto::{NetParameter, Phase, SolverParameter};
 use caffec::frontend::schema::{parse_text, print_text, print_wire};
 use caffec::frontend::upgrade::{upgrade_net, upgrade_solver};
+use caffec::frontend::{State, load_net};
 use serde_json::Value;
 
 fn folder(variable: &str) -> Option<PathBuf> {
@@ -220,4 +222,171 @@ fn upgrades() {
         })
         .collect();
     conclude("upgrade", cases.len(), &failures);
+}
+
+/// Paths in a folder whose names end with `suffix`, sorted.
+fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut found: Vec<PathBuf> = entries
+        .filter(|p| p.to_string_lossy().ends_with(suffix))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Layers as `name type bottoms -> tops`, in order, of the net as loaded.
+fn loaded_layers(prototxt: &Path, phase: Phase) -> Result<Vec<String>, String> {
+    let mut sources = Sources::default();
+    let state = State {
+        phase,
+        ..State::default()
+    };
+    let text = fs::read(prototxt).map_err(|e| format!("{}: {e}", prototxt.display()))?;
+    let net = load_net("net", text, &mut sources, &state).map_err(|e| sources.render_all(&e))?;
+    let line = |l: &caffec::frontend::proto::LayerParameter| {
+        format!("{} {} {:?} -> {:?}", l.name(), l.r#type(), l.bottom, l.top)
+    };
+    assert!(net.layers.iter().all(|l| l.span().is_some()));
+    Ok(net.param.layer.iter().map(line).collect())
+}
+
+fn recorded_layers(shapes: &Value) -> Vec<String> {
+    let order = shapes["order"].as_array().unwrap();
+    let line = |l: &Value| {
+        let text = |v: &Value| v.as_str().unwrap().to_string();
+        let list = |v: &Value| v.as_array().unwrap().iter().map(text).collect::<Vec<_>>();
+        let (bottoms, tops) = (list(&l[2]), list(&l[3]));
+        format!("{} {} {bottoms:?} -> {tops:?}", text(&l[0]), text(&l[1]))
+    };
+    order.iter().map(line).collect()
+}
+
+fn order_case(zoo: &Path, path: &Path) -> Result<(), String> {
+    let shapes: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let name = path.file_name().unwrap().to_string_lossy();
+    let slug = name.trim_end_matches(".shapes.json");
+    let prototxt = match shapes["prototxt"].as_str() {
+        Some(beside) => path.with_file_name(beside),
+        None => zoo.join(format!("{slug}.prototxt")),
+    };
+    let phase = match shapes["phase"].as_str() {
+        Some("TRAIN") => Phase::Train,
+        _ => Phase::Test,
+    };
+    let (mut got, want) = (loaded_layers(&prototxt, phase)?, recorded_layers(&shapes));
+    if path.parent().unwrap().ends_with("replaced") {
+        // Input layers stand for data layers there.
+        for data in ["Python", "Data", "ImageData", "WindowData", "HDF5Data"] {
+            let data = format!(" {data} [] ");
+            got.iter_mut()
+                .for_each(|l| *l = l.replace(&data, " Input [] "));
+        }
+    }
+    // Which tops Caffe adds by itself is not this test's business.
+    let differ = got
+        .iter()
+        .zip(&want)
+        .find(|(g, w)| !w.starts_with(g.trim_end_matches(']')));
+    match differ {
+        Some(differ) => Err(format!("{slug}: {differ:?} (got, want)")),
+        None if got.len() != want.len() => Err(format!("{slug}: {} layers", got.len())),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn nets_have_the_layers_of_their_state() {
+    let (Some(folder), Some(zoo)) = (folder("CAFFEC_CONFORMANCE"), folder("CAFFEC_ZOO")) else {
+        return;
+    };
+    let mut cases = files(&folder.join("shapes"), ".shapes.json");
+    cases.extend(files(&folder.join("shapes/replaced"), ".shapes.json"));
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| order_case(&zoo, case).err())
+        .collect();
+    conclude("layers and their order", cases.len(), &failures);
+}
+
+/// Names, types and numbers of a weights file.
+fn contents(path: &Path) -> Result<Vec<(String, Vec<Vec<f32>>)>, String> {
+    let weights = WeightsFile::open(path).map_err(|e| e.to_string())?;
+    let blobs = |l: &caffec::frontend::binary::WeightLayer| {
+        let numbers = l.blobs.iter().map(|b| b.data.floats().into_owned());
+        (l.name.clone(), numbers.collect())
+    };
+    Ok(weights.layers.iter().map(blobs).collect())
+}
+
+/// The alternative encodings of a case's weights hold the same; what Caffe loads,
+/// loads.
+fn weights_case(folder: &Path) -> Result<(), String> {
+    let case: Value = serde_json::from_slice(&fs::read(folder.join("case.json")).unwrap()).unwrap();
+    let tags = case["tags"].as_array().into_iter().flatten();
+    let may_refuse = case["expect"] == "refuse" || tags.into_iter().any(|t| t == "refusal-welcome");
+    let with_blobs = |layers: Vec<(String, Vec<Vec<f32>>)>| {
+        let kept = layers.into_iter().filter(|(_, blobs)| !blobs.is_empty());
+        kept.collect::<Vec<_>>()
+    };
+    let mut first = None;
+    for path in files(folder, ".caffemodel") {
+        let extras = path.to_string_lossy().contains("extras");
+        match contents(&path).map(with_blobs) {
+            Ok(layers) if !extras => match first.get_or_insert_with(|| layers.clone()) {
+                same if *same == layers => {}
+                other => return Err(format!("{}: {layers:?} is not {other:?}", path.display())),
+            },
+            Err(error) if !may_refuse => return Err(format!("{}: {error}", path.display())),
+            _ => {}
+        }
+    }
+    match case["id"].as_str() {
+        Some("weights-refuse-truncated") if first.is_some() => Err("accepted".into()),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn weights_load_in_every_encoding() {
+    let Some(folder) = folder("CAFFEC_CONFORMANCE") else {
+        return;
+    };
+    let mut cases = files(&folder.join("layers"), "");
+    cases.extend(files(&folder.join("forks"), ""));
+    cases.retain(|case| !files(case, ".caffemodel").is_empty());
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| Some(format!("{}: {}", case.display(), weights_case(case).err()?)))
+        .collect();
+    conclude("weights", cases.len(), &failures);
+}
+
+#[test]
+fn weights_found_in_the_wild() {
+    let Some(folder) = folder("CAFFEC_ZOO") else {
+        return;
+    };
+    let folder = folder.join("weights");
+    let models: Vec<PathBuf> = files(&folder, "")
+        .iter()
+        .filter(|p| p.is_dir())
+        .flat_map(|p| files(p, ".caffemodel"))
+        .collect();
+    let mut failures = Vec::new();
+    for path in &models {
+        let bad = path.to_string_lossy().contains("bad-weights");
+        match (bad, WeightsFile::open(path)) {
+            (true, Ok(_)) => failures.push(format!("{}: accepted", path.display())),
+            (true, Err(error)) => println!("{error}"),
+            (false, Err(error)) => failures.push(error.to_string()),
+            (false, Ok(weights)) => {
+                let mut blobs = weights.layers.iter().flat_map(|l| &l.blobs);
+                let count = |b: &[i64]| b.iter().product::<i64>() as usize;
+                if !blobs.all(|b| b.data.len() == count(&b.shape)) || weights.layers.is_empty() {
+                    failures.push(format!("{}: counts differ", path.display()));
+                }
+            }
+        }
+    }
+    conclude("weights in the wild", models.len(), &failures);
 }

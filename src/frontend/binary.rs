@@ -193,10 +193,13 @@ pub fn read_blob(name: &str, bytes: Vec<u8>) -> Result<WeightBlob> {
 }
 
 /// Whether the bytes are text rather than binary protobuf; that of an empty file is.
+/// No binary message of Caffe starts with the key of a small letter or of `#`.
 pub fn is_text(bytes: &[u8]) -> bool {
     let control = |b: &u8| b.is_ascii_control() && !b.is_ascii_whitespace() && *b != 0x0b;
-    let utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    utf16 || !bytes.iter().take(4096).any(control)
+    match bytes {
+        [b'a'..=b'z' | b'#' | 0xff | 0xfe, ..] => true,
+        _ => !bytes.iter().take(4096).any(control),
+    }
 }
 
 // ---------------------------------------------------------------- walking weights

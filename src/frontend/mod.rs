@@ -17,6 +17,7 @@ pub mod schema;
 mod source;
 pub mod text;
 pub mod upgrade;
+pub mod weights;
 pub mod wire;
 
 pub use source::LayerSource;

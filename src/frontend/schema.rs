@@ -163,6 +163,14 @@ impl MessageType {
         self.fields.binary_search_by_key(&number, |f| f.number).ok()
     }
 
+    /// Whether errors are told with the `name` in it.
+    fn is_layer(&self) -> bool {
+        matches!(
+            self.short_name(),
+            "LayerParameter" | "V1LayerParameter" | "V0LayerParameter"
+        )
+    }
+
     /// Without the package.
     fn short_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
@@ -436,12 +444,27 @@ impl<'a> Binder<'a> {
         }
         encode_key(def.number, WireType::LengthDelimited, &mut self.out);
         let start = self.out.len();
+        let errors = self.errors.len();
+        let range = index + 1..field.end as usize;
         self.enclosing.push(ty);
         let inner = &self.schema.messages[inner];
-        self.message(inner, index + 1..field.end as usize, Some(field));
+        self.message(inner, range.clone(), Some(field));
         self.enclosing.pop();
+        if self.errors.len() > errors && inner.is_layer() {
+            let name = self.name_in(range);
+            let named = |d: &mut Diagnostic| d.layer = d.layer.take().or(name.clone());
+            self.errors[errors..].iter_mut().for_each(named);
+        }
         self.insert_length(start);
         Ok(())
+    }
+
+    /// The string `name` among the fields `range`, to tell a layer by.
+    fn name_in(&self, range: Range<usize>) -> Option<String> {
+        let mut fields = self.tree.fields[range].iter();
+        let is_name = |f: &&Field| f.name.of(self.text) == b"name" && f.kind == text::Kind::String;
+        let field = fields.find(is_name)?;
+        Some(wire::to_utf8(text::unquote(field.token.of(self.text))))
     }
 
     /// Puts the length of what was written since `start` before it.
@@ -970,8 +993,8 @@ mod tests {
             ]
         );
         assert_eq!(
-            messages("layer { clip_param { min: 1 } }"),
-            ["net.prototxt:1:9: error: ClipParameter needs `max`"]
+            messages("layer { clip_param { min: 1 } name: 'c' }"),
+            ["net.prototxt:1:9: error: layer `c`: ClipParameter needs `max`"]
         );
         assert_eq!(
             messages("layer { lrn_param { k: 1 layer { } } }"),

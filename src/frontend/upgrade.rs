@@ -54,9 +54,10 @@ pub fn upgrade_net(mut net: NetParameter, spans: Option<&Spans>) -> Result<Upgra
     if let (Some(first), false) = (old.first(), layers.is_empty()) {
         return Err(mixed_formats(first, &layers[0].1).into());
     }
+    notes.extend(layers.iter().filter_map(without_effect));
     layers.extend(old.into_iter().map(|o| (v1_to_v2(o.layer), o.source)));
     if !net.input.is_empty() {
-        inputs_to_layer(&mut net, &mut layers, spans)?;
+        inputs_to_layer(&mut net, &mut layers, spans, &mut notes)?;
     }
     for (layer, _) in &mut layers {
         freeze_batch_norm(layer);
@@ -431,6 +432,22 @@ fn move_transformation(old: &mut [Old]) {
     }
 }
 
+/// In the current format, Caffe leaves the deprecated fields where they are and
+/// never looks at them.
+fn without_effect((layer, source): &Sourced) -> Option<Diagnostic> {
+    let param = match layer.r#type() {
+        "Data" if has_fields!(layer.data_param) => "data_param",
+        "ImageData" if has_fields!(layer.image_data_param) => "image_data_param",
+        "WindowData" if has_fields!(layer.window_data_param) => "window_data_param",
+        _ => return None,
+    };
+    let message = format!(
+        "scale, mean_file, crop_size and mirror have no effect in `{param}`: write them in `transform_param`"
+    );
+    let note = Diagnostic::invalid(message).at(source.span_of(param));
+    Some(note.layer(layer.name()))
+}
+
 // ---------------------------------------------------------------- V1 to V2
 
 /// Source: `UpgradeV1LayerParameter`.
@@ -554,13 +571,26 @@ fn inputs_to_layer(
     net: &mut NetParameter,
     layers: &mut Vec<Sourced>,
     spans: Option<&Spans>,
+    notes: &mut Vec<Diagnostic>,
 ) -> Result<()> {
+    let mut note = |field: &str, message: &str| {
+        let at = spans.map(|s| s.span_of(field));
+        notes.push(Diagnostic::invalid(message).at(at));
+    };
     let names = std::mem::take(&mut net.input);
     let shapes = std::mem::take(&mut net.input_shape);
     let dims = std::mem::take(&mut net.input_dim);
     if shapes.is_empty() && dims.is_empty() {
+        note(
+            "input",
+            "an input without any shape is dropped, as in Caffe",
+        );
         return Ok(());
     }
+    if !shapes.is_empty() && !dims.is_empty() {
+        note("input_dim", "input_dim has no effect beside input_shape");
+    }
+    let shapes_ragged = shapes.is_empty() && dims.len() % 4 != 0;
     let dims_shape = |four: &[i32]| BlobShape {
         dim: four.iter().map(|&d| d.into()).collect(),
     };
@@ -576,6 +606,9 @@ fn inputs_to_layer(
         );
         let at = spans.map(|s| s.span_of(&format!("input[{}]", shape.len())));
         return Err(Diagnostic::invalid(message).at(at).into());
+    }
+    if shape.len() > names.len() || shapes_ragged {
+        note("input", "shapes beyond those of the inputs have no effect");
     }
     shape.truncate(names.len());
     let layer = LayerParameter {
@@ -627,4 +660,132 @@ pub fn upgrade_solver(solver: &mut SolverParameter, spans: Option<&Spans>) -> Re
     solver.r#type = Some(name.into());
     solver.solver_type = None;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::{parse_text, print_text};
+    use super::*;
+    use crate::diag::Sources;
+
+    /// The upgraded net's text and the notes, or the errors, as the user reads them.
+    fn upgrade(text: &str) -> std::result::Result<(String, Vec<String>), String> {
+        let mut sources = Sources::default();
+        let file = sources.add("net", text.into());
+        let parsed = parse_text(&sources, file, "caffe.NetParameter").unwrap();
+        let upgraded = upgrade_net(parsed.message, Some(&parsed.spans))
+            .map_err(|errors| sources.render_all(&errors))?;
+        let notes = upgraded.notes.iter().map(|d| sources.render(d));
+        let text = print_text(&upgraded.param, "caffe.NetParameter");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Ok((words.join(" "), notes.collect()))
+    }
+
+    fn quietly(text: &str) -> String {
+        let (text, notes) = upgrade(text).unwrap();
+        assert_eq!(notes, Vec::<String>::new());
+        text
+    }
+
+    #[test]
+    fn padding_layers_vanish() {
+        let text = "input: 'x' input_dim: [1, 1, 4, 4]
+            layers { layer { name: 'p' type: 'padding' pad: 2 } bottom: 'x' top: 'p' }
+            layers { layer { name: 'c' type: 'conv' num_output: 3 kernelsize: 3 pad: 1 } bottom: 'p' top: 'c' }";
+        let net = quietly(text);
+        assert!(net.ends_with(
+            r#"layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 3 pad: 2 kernel_size: 3 } }"#
+        ), "{net}");
+        let message = upgrade(&text.replace("'conv' num_output: 3 kernelsize: 3 pad: 1", "'relu'"));
+        assert!(
+            message
+                .unwrap_err()
+                .contains("feeds a layer of type `relu`")
+        );
+        let message = upgrade(&text.replace("bottom: 'x'", "bottom: 'y'")).unwrap_err();
+        assert!(message.starts_with("net:2:"), "{message}");
+    }
+
+    #[test]
+    fn fields_of_other_types_are_lost_with_a_note() {
+        let (_, notes) =
+            upgrade("layers { layer { name: 'r' type: 'relu'\n group: 2 } name: 'v1' }").unwrap();
+        assert_eq!(
+            notes,
+            [
+                "net:1:1: error: beside V0 layers, only bottom and top of a record count, as in Caffe",
+                "net:2:2: error: layer `r`: `group` has no meaning for type `relu` and is dropped",
+            ]
+        );
+        let message = upgrade("layers { layer { type: 'konv' } }").unwrap_err();
+        assert!(
+            message.contains("unknown V0 layer type `konv`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn v1_lists_become_param_records() {
+        let net = quietly(
+            "layers { type: INNER_PRODUCT param: 'w' blobs_lr: [1, 2] weight_decay: 0.5 blob_share_mode: PERMISSIVE }",
+        );
+        assert_eq!(
+            net,
+            r#"layer { type: "InnerProduct" param { name: "w" share_mode: PERMISSIVE lr_mult: 1 decay_mult: 0.5 } param { lr_mult: 2 } }"#
+        );
+        let message = upgrade("layer { }\nlayers { name: 'o' }").unwrap_err();
+        assert!(message.starts_with("net:2:1: error: the net has both"));
+    }
+
+    #[test]
+    fn transformation_moves_in_older_layers_only() {
+        let net = quietly(
+            "layers { type: DATA data_param { scale: 2 source: 's' } } layers { type: IMAGE_DATA }",
+        );
+        assert_eq!(
+            net,
+            r#"layer { type: "Data" transform_param { scale: 2 } data_param { source: "s" } } layer { type: "ImageData" transform_param { } image_data_param { } }"#
+        );
+        let (net, notes) = upgrade("layer { type: 'Data' data_param { mirror: true } }").unwrap();
+        assert!(net.contains("data_param { mirror: true }"));
+        assert!(notes[0].starts_with("net:1:22: "), "{notes:?}");
+    }
+
+    #[test]
+    fn inputs_become_a_layer() {
+        let net = quietly(
+            "layer { name: 'a' } input: 'x' input: 'y' input_shape { dim: 1 } input_shape { dim: 2 }",
+        );
+        assert_eq!(
+            net,
+            r#"layer { name: "input" type: "Input" top: "x" top: "y" input_param { shape { dim: 1 } shape { dim: 2 } } } layer { name: "a" }"#
+        );
+        let message =
+            upgrade("input: 'x' input: 'y' input_dim: [1, 2, 3, 4, 5, 6, 7]").unwrap_err();
+        assert!(message.contains("2 inputs but shapes for 1"), "{message}");
+        for text in ["input: 'x'", "input: 'x' input_dim: [1, 2, 3, 4, 5]"] {
+            assert_eq!(upgrade(text).unwrap().1.len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn three_params_of_batch_norm_are_frozen() {
+        let frozen = "param { lr_mult: 0 decay_mult: 0 } ".repeat(3);
+        let net = quietly("layer { type: 'BatchNorm' param { } param { } param { lr_mult: 1 } }");
+        assert_eq!(net, format!("layer {{ type: \"BatchNorm\" {frozen}}}"));
+        let two = "layer { type: 'BatchNorm' param { } param { } }";
+        assert!(!quietly(two).contains("lr_mult"));
+    }
+
+    #[test]
+    fn solver_types_become_strings() {
+        let mut solver = SolverParameter {
+            solver_type: Some(SolverType::Adagrad.into()),
+            ..Default::default()
+        };
+        upgrade_solver(&mut solver, None).unwrap();
+        assert_eq!((solver.r#type(), solver.solver_type), ("AdaGrad", None));
+        solver.solver_type = Some(0);
+        assert!(upgrade_solver(&mut solver, None).is_err());
+    }
 }

@@ -4,6 +4,7 @@
 //! written once, every shape is known and every layer's parameters are typed.
 //! Passes turn graphs into graphs; lowering reads the last one.
 
+mod epilogue;
 pub mod build;
 pub mod graph;
 mod labels;

@@ -66,7 +66,7 @@ fn run_node(graph: &Graph, node: &Node, values: &[Option<Tensor>]) -> Result<Vec
         true => (&bottoms[..bottoms.len() - 1], bottoms.last().copied()),
         false => (&bottoms[..], None),
     };
-    let params = params(graph, node, own)?;
+    let params = params(graph, node)?;
     let params: Vec<&Tensor> = params.iter().collect();
     let zeros = |&top: &BlobId| Tensor::zeros(graph.shape(top).clone());
     let mut tops: Vec<Tensor> = node.tops.iter().map(zeros).collect();
@@ -79,9 +79,10 @@ fn run_node(graph: &Graph, node: &Node, values: &[Option<Tensor>]) -> Result<Vec
 
 /// The node's parameters in the shapes that its layer expects; sharing may have given
 /// them another one.
-fn params(graph: &Graph, node: &Node, bottoms: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let shapes: Vec<_> = bottoms.iter().map(|b| b.shape.clone()).collect();
-    let specs = node.op.params(&shapes)?;
+///
+/// Errors: `Invalid` if one has no data.
+pub fn params(graph: &Graph, node: &Node) -> Result<Vec<Tensor>> {
+    let specs = graph.param_specs(node)?;
     let pairs = node.params.iter().zip(specs);
     pairs
         .map(|(&id, spec)| {

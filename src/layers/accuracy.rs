@@ -11,7 +11,8 @@ use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct Accuracy {
@@ -70,6 +71,11 @@ impl Layer for Accuracy {
                 *y = share(right[class], items[class]);
             }
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = axis_of(self.axis, b.graph.shape(node.bottoms[0]));
+        lower::accuracy(b, node, self, axis)
     }
 }
 

@@ -12,7 +12,8 @@ use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 use std::cmp::Ordering;
 
 #[derive(Clone, Debug)]
@@ -91,6 +92,11 @@ impl Layer for ArgMax {
                 }
             }
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = self.axis.map(|axis| axis_of(axis, b.graph.shape(node.bottoms[0])));
+        lower::argmax(b, node, self, axis)
     }
 }
 

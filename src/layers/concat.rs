@@ -3,7 +3,8 @@
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct Concat {
@@ -57,6 +58,11 @@ impl Layer for Concat {
                 at += row;
             }
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = axis_of(self.axis, b.graph.shape(node.bottoms[0]));
+        lower::concat(b, node, axis)
     }
 
     fn shares_storage(&self) -> bool {

@@ -11,9 +11,10 @@
 //! with zeros outside of the bottom.
 
 use super::{Cx, Layer};
-use crate::diag::Result;
+use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::{ConvolutionParameter, FillerParameter, LayerParameter};
-use crate::ir::{ParamSpec, Shape, Tensor};
+use crate::ir::{Graph, Node, ParamSpec, Shape, Tensor};
+use crate::lower::{self, Builder, Conv, Halo, WeightStrides};
 use std::ops::Range;
 
 #[derive(Clone, Debug)]
@@ -242,6 +243,62 @@ fn conv_size(input: i128, extent: i128, stride: i128, pad: i128) -> i128 {
     (input + 2 * pad - extent) / stride + 1
 }
 
+impl Convolution {
+    /// What lowering makes of bottom and top number `i` of a node.
+    ///
+    /// Errors: `Unsupported` unless there are one or two spatial axes after `N × C`.
+    pub fn conv(&self, graph: &Graph, node: &Node, i: usize) -> Result<Conv> {
+        let bottom = graph.shape(node.bottoms[i]);
+        let g = self.geometry(bottom);
+        if g.axis != 1 || g.input.len() > 2 {
+            let message = format!("a convolution over {bottom} from axis {} (only N × C × H × W)", g.axis);
+            return Err(Diagnostic::unsupported(message).into());
+        }
+        let [kernel, stride, pad, dilation] =
+            [(&g.kernel, 1), (&g.stride, 1), (&g.pad, 0), (&g.dilation, 1)].map(|(v, none)| two(v, none));
+        let strides = WeightStrides::convolution(self.num_output / self.group, g.channels / self.group, kernel);
+        Ok(Conv {
+            src: node.bottoms[i],
+            dst: node.tops[i],
+            weights: node.params[0],
+            strides,
+            bias: self.bias.then(|| node.params[1]),
+            inputs: g.channels,
+            outputs: self.num_output,
+            group: self.group,
+            kernel,
+            stride,
+            pad,
+            dilation,
+        })
+    }
+}
+
+/// Height and width of what may have fewer spatial axes.
+fn two(values: &[usize], none: usize) -> [usize; 2] {
+    let at = |i: usize| values.get(i).copied().unwrap_or(none);
+    [at(0), at(1)]
+}
+
+impl Geometry {
+    /// The zeros that the windows read around a bottom of one or two spatial axes.
+    fn halo(&self) -> Halo {
+        let side = |i: usize| match self.input.get(i) {
+            Some(&size) => lower::reach(
+                size,
+                self.output[i],
+                self.kernel[i],
+                self.stride[i],
+                self.pad[i],
+                self.dilation[i],
+            ),
+            None => (0, 0),
+        };
+        let ((top, bottom), (left, right)) = (side(0), side(1));
+        Halo { top, bottom, left, right }
+    }
+}
+
 impl Layer for Convolution {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         Convolution::read(&param.convolution_param.clone().unwrap_or_default(), cx)
@@ -277,6 +334,14 @@ impl Layer for Convolution {
         let filter = (g.channels / self.group * g.kernel.iter().product::<usize>()) as u64;
         let tops = tops.iter().map(|top| filter.saturating_mul(top.count() as u64));
         tops.fold(0, u64::saturating_add)
+    }
+
+    fn halo(&self, bottom: &Shape, _top: &Shape) -> Halo {
+        self.geometry(bottom).halo()
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        (0..node.tops.len()).try_for_each(|i| lower::convolution(b, node, &self.conv(b.graph, node, i)?))
     }
 }
 

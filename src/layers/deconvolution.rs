@@ -12,7 +12,8 @@ use super::convolution::{Columns, Convolution, Geometry, each_plane, planes, row
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{ParamSpec, Shape, Tensor};
+use crate::ir::{Node, ParamSpec, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 /// The fields are those of a convolution.
 #[derive(Clone, Debug)]
@@ -71,6 +72,10 @@ impl Layer for Deconvolution {
         let filter = (filters as u64).saturating_mul(g.kernel.iter().product::<usize>() as u64);
         let bottoms = bottoms.iter().map(|b| filter.saturating_mul(b.count() as u64));
         bottoms.fold(0, u64::saturating_add)
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        (0..node.tops.len()).try_for_each(|i| lower::deconvolution(b, node, &self.0.conv(b.graph, node, i)?))
     }
 }
 

@@ -10,7 +10,8 @@
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
-use crate::ir::{ParamSpec, Shape, Tensor};
+use crate::ir::{Node, ParamSpec, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct InnerProduct {
@@ -100,6 +101,13 @@ impl Layer for InnerProduct {
     fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
         let k = self.geometry(&bottoms[0]).k as u64;
         k.saturating_mul(tops[0].count() as u64)
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = self.geometry(b.graph.shape(node.bottoms[0])).axis;
+        let bias = self.bias.then(|| node.params[1]);
+        let blobs = (node.bottoms[0], node.tops[0]);
+        lower::inner_product(b, node, blobs, (node.params[0], bias), (axis, self.num_output, self.transpose))
     }
 }
 

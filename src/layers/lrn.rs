@@ -15,7 +15,8 @@ use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::lrn_parameter::NormRegion;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 use std::ops::Range;
 
 #[derive(Clone, Debug)]
@@ -117,6 +118,13 @@ impl Layer for Lrn {
             let overwritten = self.in_place && self.region == Region::AcrossChannels;
             let factor = if overwritten { power } else { f64::from(x.data[i]) };
             *y = (factor * power) as f32;
+        }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        match self.region {
+            Region::AcrossChannels => lower::lrn_across(b, node, self),
+            Region::WithinChannel => lower::lrn_within(b, node, self),
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use crate::diag::{Diagnostic, Result, Span, did_you_mean};
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
-use crate::ir::{ParamSpec, Pointwise, Shape, Tensor};
+use crate::ir::{Node, ParamSpec, Pointwise, Shape, Tensor};
+use crate::lower::{Builder, Halo};
 
 #[cfg(test)]
 mod testing;
@@ -145,6 +146,19 @@ pub trait Layer: Sized {
         0
     }
 
+    /// Zeros that the lowered form reads around a bottom of this shape (all bottoms
+    /// have the same rule).
+    fn halo(&self, _bottom: &Shape, _top: &Shape) -> Halo {
+        Halo::default()
+    }
+
+    /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
+    /// into expressions), views or inputs.
+    fn lower(&self, _node: &Node, _b: &mut Builder) -> Result<()> {
+        let message = "this layer runs on the reference engine only";
+        Err(Diagnostic::unsupported(message).into())
+    }
+
     /// For a layer that feeds the net instead of computing: the shape of each top,
     /// where the layer's parameters tell it.
     fn inputs(&self) -> Option<Vec<Option<Shape>>> {
@@ -257,6 +271,20 @@ macro_rules! layers {
                 match self {
                     $(Op::$layer(layer) => layer.note(),)*
                     Op::Pointwise(_) => None,
+                }
+            }
+
+            pub fn halo(&self, bottom: &Shape, top: &Shape) -> Halo {
+                match self {
+                    $(Op::$layer(layer) => layer.halo(bottom, top),)*
+                    Op::Pointwise(_) => Halo::default(),
+                }
+            }
+
+            pub fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+                match self {
+                    $(Op::$layer(layer) => layer.lower(node, b),)*
+                    Op::Pointwise(expr) => crate::lower::pointwise(b, node, expr),
                 }
             }
 

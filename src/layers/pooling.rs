@@ -16,7 +16,8 @@ use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::pooling_parameter::{PoolMethod, RoundMode};
 use crate::frontend::proto::{LayerParameter, PoolingParameter};
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 /// Pairs are height, width.
 #[derive(Clone, Debug)]
@@ -232,6 +233,14 @@ impl Layer for Pooling {
                 }
             }
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let geometry = self.geometry(b.graph.shape(node.bottoms[0]));
+        if node.tops.len() == 2 {
+            return lower::pool_with_mask(b, node, &geometry);
+        }
+        lower::pool(b, node, self.method, &geometry)
     }
 }
 

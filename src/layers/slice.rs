@@ -4,7 +4,8 @@ use super::concat::{axis, axis_of};
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct Slice {
@@ -94,6 +95,11 @@ impl Layer for Slice {
                 at += row;
             }
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = axis_of(self.axis, b.graph.shape(node.bottoms[0]));
+        lower::slice(b, node, axis)
     }
 
     fn shares_storage(&self) -> bool {

@@ -6,7 +6,8 @@
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct Softmax {
@@ -63,6 +64,11 @@ impl Layer for Softmax {
                 tops[0].data[at] = (power / sum) as f32;
             }
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = super::concat::axis_of(self.axis, b.graph.shape(node.bottoms[0]));
+        lower::softmax(b, node, axis)
     }
 }
 

@@ -12,7 +12,8 @@ use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::loss_parameter::NormalizationMode;
 use crate::frontend::proto::{LayerParameter, LossParameter};
-use crate::ir::{Shape, Tensor};
+use crate::ir::{Node, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct SoftmaxWithLoss {
@@ -72,6 +73,11 @@ impl Layer for SoftmaxWithLoss {
         for top in tops {
             top.data[0] = (loss / divisor.max(1) as f64) as f32;
         }
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = super::concat::axis_of(self.axis, b.graph.shape(node.bottoms[0]));
+        lower::softmax_loss(b, node, self, axis)
     }
 }
 

@@ -15,14 +15,16 @@ mod memory;
 mod pack;
 mod pointwise;
 mod pool;
+mod rows;
 mod tile;
 mod view;
 
 pub use concat::{concat, slice};
-pub use conv::{Conv, WeightStrides, convolution, deconvolution, inner_product};
+pub use conv::{Conv, WeightStrides, convolution, deconvolution, inner_product, reach};
 pub use pack::{Pack, pack};
 pub use pointwise::pointwise;
-pub use pool::{Pool, PoolKind, pool};
+pub use pool::{lrn_within, pool};
+pub use rows::{accuracy, argmax, lrn_across, pool_with_mask, softmax, softmax_loss};
 pub use view::{Blocked, Halo, Plain};
 
 use crate::diag::{Diagnostic, Result};
@@ -30,7 +32,6 @@ use crate::ir::{BlobId, Graph, Node, NodeId, ParamId};
 use crate::kernel::{
     Addr, Affine, Arg, Buffer, BufferId, Place, Port, Program, Region, Step, Stmt, TableId, Var,
 };
-use crate::layers::Op;
 use crate::leaf::{BLOCK, Isa, Leaf};
 use std::collections::HashMap;
 
@@ -146,10 +147,10 @@ impl<'g> Builder<'g> {
         if node.tops.iter().all(|&top| self.graph.shape(top).count() == 0) {
             return Ok(());
         }
-        match &node.op {
-            Op::Pointwise(expr) => pointwise(self, node, expr),
-            op => op.lower(node, self),
+        if node.op.is_view() {
+            return node.tops.iter().try_for_each(|&top| self.alias(node.bottoms[0], top));
         }
+        node.op.lower(node, self)
     }
 
     /// After a refusal: gives the node's tops some place, so that the layers after it

@@ -202,7 +202,7 @@ fn run_jobs(graph: &Graph, jobs: Vec<Job>) {
             match (pack, block) {
                 (Pack::Tiles(tiles), Some(block)) => {
                     if held.as_ref().is_none_or(|(id, _)| *id != tiles.param) {
-                        held = None;
+                        drop(held.take());
                         held = Some((tiles.param, data(graph, tiles.param)));
                     }
                     let (_, weights) = held.as_ref().expect("just set");

@@ -516,19 +516,19 @@ fn compiles_in_every_edition_and_place() {
     }
 }
 
-/// Values of the outputs, one blob after the other, as bits.
-fn interpret(program: &Checked, weights: &[f32], input: &[f32]) -> Vec<Vec<u8>> {
+/// The bytes of each output blob.
+fn compute(engine: Engine, program: &Checked, weights: &[f32], input: &[f32]) -> Vec<Vec<u8>> {
     let weights = Block::from_slice(weights).unwrap();
-    let net = Executable::new(program.clone(), weights, Engine::Interpreter).unwrap();
+    let net = Executable::new(program.clone(), weights, engine).unwrap();
     let mut outputs: Vec<_> = program.outputs.iter().map(|p| vec![0.0; p.len()]).collect();
     let mut slices: Vec<_> = outputs.iter_mut().map(|o| &mut o[..]).collect();
-    let mut context = net.context(1).unwrap();
+    let mut context = net.context(2).unwrap();
     net.run(&mut context, &[input], &mut slices).unwrap();
     outputs.iter().map(|o| bytes(o)).collect()
 }
 
 #[test]
-fn computes_what_the_interpreter_does() {
+fn computes_what_the_other_engines_do() {
     for (program, weights_len) in [
         (maps as fn(Isa) -> _, MAPS_WEIGHTS),
         (leaves, LEAVES_WEIGHTS),
@@ -541,7 +541,8 @@ fn computes_what_the_interpreter_does() {
         emitted.rustc(&["-O", "net.rs"]);
         emitted.write("x.raw", bytes(&input));
         for program in programs.iter().filter(|p| p.isa.available()) {
-            let expected = interpret(program, &weights, &input);
+            let expected = compute(Engine::Interpreter, program, &weights, &input);
+            assert_eq!(compute(Engine::Jit, program, &weights, &input), expected);
             let distinct: HashSet<_> = expected.iter().flat_map(|o| o.chunks(4)).collect();
             assert!(distinct.len() > 50, "a test on almost nothing");
             for threads in ["1", "2", "5"] {

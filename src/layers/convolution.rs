@@ -400,9 +400,26 @@ impl Geometry {
         self
     }
 
+    /// [`Geometry::correlate_rows`], compiled with wider vectors where the CPU has them.
+    fn correlate(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the CPU has AVX-512 F.
+            return unsafe { self.correlate_avx512(images, filter, bias, out) };
+        }
+        self.correlate_rows(images, filter, bias, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn correlate_avx512(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
+        self.correlate_rows(images, filter, bias, out);
+    }
+
     /// One plane of a top, row by row, with a row of f64 accumulators. `images` and
     /// `filter` hold one plane of the bottom and of the weights for each channel.
-    fn correlate(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
+    #[inline(always)]
+    fn correlate_rows(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
         let [width, taps] = [&self.input, &self.kernel].map(|sizes| sizes[sizes.len() - 1]);
         let columns: Vec<Columns> = (0..taps).map(|tap| self.columns(tap)).collect();
         let (image_rows, tap_rows) = (rows(&self.input), rows(&self.kernel));
@@ -429,6 +446,7 @@ impl Geometry {
     }
 
     /// Adds one row of the filter over one row of the bottom.
+    #[inline(always)]
     fn add_row(&self, acc: &mut [f64], source: &[f32], weights: &[f32], columns: &[Columns]) {
         let stride = self.stride[self.stride.len() - 1];
         for (&weight, Columns { inside, first }) in weights.iter().zip(columns) {
@@ -503,6 +521,7 @@ pub(super) fn planes<'a>(
     &data[first * plane..][..count * plane]
 }
 
+#[inline(always)]
 fn add_scaled(acc: &mut [f64], source: &[f32], stride: usize, weight: f64) {
     if stride == 1 {
         // Said apart because it is what the compiler makes vectors of.

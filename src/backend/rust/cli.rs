@@ -475,7 +475,7 @@ fn npy_field<'a>(header: &'a str, key: &str) -> Option<&'a str> {
     let value = header.split_once(&key[..])?.1.trim_start();
     let end = match value.starts_with('(') {
         true => value.find(')')? + 1,
-        false => value.find(|c| c == ',' || c == '}')?,
+        false => value.find(&[',', '}'][..])?,
     };
     Some(value[..end].trim_end())
 }

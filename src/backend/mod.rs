@@ -1,4 +1,4 @@
-//! Printers of a checked [`kernel::Program`](crate::kernel::Program): machine code
+//! Two printers of one checked [`kernel::Program`](crate::kernel::Program): machine code
 //! through Cranelift, and Rust source.
 pub mod cranelift;
 pub mod jit;

@@ -1,35 +1,24 @@
-//! caffec compiles legacy Caffe models: prototxt and caffemodel in, machine code or one
-//! self-contained Rust source file out.
+//! caffec: the compiler for legacy Caffe models.
 //!
-//! # The map
+//! The listing of this folder is the pipeline:
 //!
-//! The listing is the pipeline; data flows downwards.
+//! | room | takes | gives |
+//! |---|---|---|
+//! | [`frontend`] | prototxt and caffemodel files of any age | V2 messages with the places of every field; weights |
+//! | [`ir`] | the net's messages | a [`ir::Valid`] graph: every blob written once, every shape known |
+//! | [`layers`] | | one file for each layer type: parameters, shapes, meaning, lowering |
+//! | [`passes`] | a graph | a smaller graph of the same meaning |
+//! | [`lower`] | a graph | a [`kernel::Program`] for one ISA, and what its weights block holds |
+//! | [`kernel`] | a program | a [`kernel::Checked`] program, the only kind that runs |
+//! | [`leaf`] | | micro-kernels that programs call, as Rust source |
+//! | [`backend`] | a checked program | machine code, or one Rust source file |
+//! | [`runtime`] | machine code, weights | an [`runtime::exec::Executable`] that runs; also files of tensors and pictures |
+//! | [`summary`] | a graph | its figures |
+//! | `cli` (of the program) | arguments | an exit code; the only printing |
 //!
-//! | room | in → out |
-//! |---|---|
-//! | [`frontend`] | files of any Caffe format → a net in the current one, with the place of each field; weights files |
-//! | [`ir`], [`layers`] | the net → [`ir::Valid`]: a graph with one definition for each blob, all shapes known. A layer type is one file of `layers` |
-//! | [`passes`] | graph → graph: folds, epilogues, chains. Whether a fusion is legal |
-//! | [`lower`] | graph → [`kernel::Program`]: tiles, layouts, memory. Whether a fusion pays |
-//! | [`kernel`] | loops, fused expressions and leaf calls; the checker and the interpreter |
-//! | [`leaf`] | the micro-kernels that a program calls, for each instruction set |
-//! | [`backend`] | a checked program → machine code, or Rust source |
-//! | [`runtime`] | memory, threads, running; files of tensors and pictures |
-//! | [`summary`] | a graph's figures |
-//! | `cli` (of the program) | arguments in, exit code out |
-//!
-//! # Invariants
-//!
-//! * What a user's file, picture or option can cause is a [`diag::Diagnostic`]; a panic
-//!   is a bug of ours.
-//! * Only `frontend` knows protobuf. Between it and `cli` nobody reads or writes files.
-//! * A blob is written once; an in-place layer makes a new one of the same name.
-//! * Being checked is a type: passes take [`ir::Valid`], back ends [`kernel::Checked`].
-//! * `backend` sees `kernel` and `leaf`, never `ir` or `layers`. `leaf` and the thread
-//!   pool use nothing but `core` and `std`: they are pasted into emitted source.
-//! * Fused and unfused are two settings of one lowering, with the same leaves.
-//!
-//! Start reading at [`compile`].
+//! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
+//! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
+//! nothing between `frontend` and the command line reads or writes files.
 
 pub mod backend;
 pub mod diag;
@@ -43,79 +32,88 @@ pub mod passes;
 pub mod runtime;
 pub mod summary;
 
-use diag::{Diagnostic, Result};
+use diag::Result;
 use ir::Valid;
 use kernel::Checked;
 use leaf::Isa;
-use lower::{Chains, Lowered, Pack};
+use lower::{Chains, Pack};
 use passes::Fuse;
 use runtime::arena::Block;
+use runtime::exec::{Engine, Executable};
 
-/// What the compiler may choose.
+/// What a compilation may choose.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub isa: Isa,
     pub fuse: Fuse,
     pub chains: Chains,
+    pub engine: Engine,
 }
 
-impl Options {
-    /// Everything that helps.
-    pub fn fused(isa: Isa) -> Options {
+impl Default for Options {
+    /// The best that this CPU can do.
+    fn default() -> Self {
         Options {
-            isa,
+            isa: Isa::detect(),
             fuse: Fuse::All,
             chains: Chains::WhereItPays,
-        }
-    }
-
-    /// One layer at a time.
-    pub fn unfused(isa: Isa) -> Options {
-        Options {
-            isa,
-            fuse: Fuse::None,
-            chains: Chains::Never,
+            engine: Engine::Jit,
         }
     }
 }
 
-/// A compiled net: what the back ends take.
-pub struct Compiled {
-    /// After the passes.
+/// A net lowered for one ISA, before its weights are packed.
+#[derive(Debug)]
+pub struct Plan {
+    /// The graph after the passes, which the packs refer to.
     pub graph: Valid,
     pub program: Checked,
-    packs: Vec<Pack>,
+    pub packs: Vec<Pack>,
 }
 
-/// Compiles a graph whose parameters have data.
+/// From a valid graph, whose parameters have data, to a program that can run or be
+/// printed.
 ///
-/// Errors: `Unsupported` for what has no lowering, all of it at once.
-pub fn compile(graph: Valid, options: &Options) -> Result<Compiled> {
+/// Errors: `Unsupported`, naming every layer that has no lowering.
+///
+/// # Panics
+/// If the checker finds the program wrong: a bug of ours, never the user's file.
+pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
-    let target = lower::Options {
-        isa: options.isa,
-        chains: options.chains,
-    };
-    let Lowered { program, packs } = lower::lower(&graph, &target)?;
-    let program = program.check().map_err(our_fault)?;
-    Ok(Compiled {
-        graph,
-        program,
-        packs,
-    })
+    plan_fused(graph, options)
 }
 
-impl Compiled {
-    /// The program's weights block: the parameters, packed. Errors: `Io` if the system
-    /// refuses the memory.
-    pub fn weights(&self) -> Result<Block> {
+/// [`plan`] for a graph that has been through the passes already.
+pub fn plan_fused(graph: Valid, options: &Options) -> Result<Plan> {
+    let (isa, chains) = (options.isa, options.chains);
+    let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
+    let packs = lowered.packs;
+    match lowered.program.check() {
+        Ok(program) => Ok(Plan {
+            graph,
+            program,
+            packs,
+        }),
+        Err(bug) => panic!("caffec made a wrong program: {bug}"),
+    }
+}
+
+impl Plan {
+    /// The weights block, packed on all cores.
+    ///
+    /// Errors: the system refuses the memory.
+    pub fn pack(&self) -> Result<Block> {
         let mut block = Block::zeroed(self.program.weights_len)?;
         lower::pack(&self.graph, &self.packs, &mut block);
         Ok(block)
     }
 }
 
-fn our_fault(bug: kernel::Bug) -> Diagnostic {
-    Diagnostic::unsupported(format!("this net, because of a bug of caffec: {bug}"))
-        .help("please report it with the prototxt")
+/// From a valid graph, whose parameters have data, to something that runs.
+///
+/// Errors: those of [`plan`]; the system refuses memory.
+pub fn compile(graph: Valid, options: &Options) -> Result<Executable> {
+    let plan = plan(graph, options)?;
+    let weights = plan.pack()?;
+    Executable::new(plan.program, weights, options.engine)
 }

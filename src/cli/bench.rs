@@ -14,7 +14,7 @@ use caffec::leaf::Isa;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::runtime::peak::fma_peak;
 use caffec::summary::{Table, human_bytes};
-use caffec::{Options, diag};
+use caffec::diag;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -69,9 +69,8 @@ impl Setting {
             run::files(folder, &names)?;
         }
         model::fill_weights(&args.weights, &mut graph)?;
-        let options = model::options(args.engine.no_fuse, isa);
         Ok(Setting {
-            machine: Machine::new(graph, &options, args.engine.backend, threads)?,
+            machine: Machine::new(graph, &args.engine, isa, threads)?,
             outputs: names.iter().map(|(_, s)| Tensor::zeros(s.clone())).collect(),
             inputs,
             names,
@@ -314,8 +313,8 @@ struct Duel {
 impl Duel {
     fn new(graph: Valid, inputs: Vec<Tensor>, isa: Isa) -> Result<Duel> {
         let outputs = model::outputs(&graph);
-        let (fused, after) = executable(graph.clone(), &Options::fused(isa), Engine::Jit)?;
-        let (unfused, _) = executable(graph, &Options::unfused(isa), Engine::Jit)?;
+        let (fused, after) = executable(graph.clone(), &model::options(false, isa, Engine::Jit))?;
+        let (unfused, _) = executable(graph, &model::options(true, isa, Engine::Jit))?;
         let groups = chains(&after);
         Ok(Duel {
             sides: [fused, unfused].map(|exe| Contestant::new(exe, &groups)),

@@ -10,7 +10,8 @@ use caffec::kernel::Checked;
 use caffec::leaf::Isa;
 use caffec::runtime::tensor_file::Staged;
 use caffec::summary::human_bytes;
-use caffec::{Compiled, compile};
+use caffec::runtime::exec::Engine;
+use caffec::{Plan, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -25,10 +26,10 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
     wishes.fed = Some(BTreeSet::new());
     let mut graph = loaded.graph(&wishes, sources)?;
     let origin = weights_origin(&args.weights, &mut graph)?;
-    let compiled = compile_all(&graph, args.isa, args.no_fuse)?;
-    let programs: Vec<&Checked> = compiled.iter().map(|c| &c.program).collect();
+    let plans = plan_all(&graph, args.isa, args.no_fuse)?;
+    let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();
     let progress = Progress::new("packing weights");
-    let block = compiled[0].weights()?;
+    let block = plans[0].pack()?;
     let file_name = weights_path.file_name().unwrap_or_default().to_string_lossy();
     progress.now("writing");
     let source = Emit {
@@ -68,13 +69,13 @@ pub fn weights_origin(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
 }
 
 /// The net for one instruction set, or for all if none is named.
-pub fn compile_all(graph: &Valid, isa: IsaArg, no_fuse: bool) -> Result<Vec<Compiled>> {
+pub fn plan_all(graph: &Valid, isa: IsaArg, no_fuse: bool) -> Result<Vec<Plan>> {
     let _progress = Progress::new("compiling");
     let isas = match isa.named() {
         Some(isa) => vec![isa],
         None => Isa::ALL.to_vec(),
     };
-    let one = |isa| compile(graph.clone(), &model::options(no_fuse, isa));
+    let one = |isa| plan(graph.clone(), &model::options(no_fuse, isa, Engine::Jit));
     isas.into_iter().map(one).collect()
 }
 

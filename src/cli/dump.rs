@@ -1,14 +1,15 @@
 //! `caffec dump`: the net at a stage of the compiler.
 
 use super::args::{DumpArgs, Stage};
-use super::compile::{base_name, compile_all, weights_origin};
+use super::compile::{base_name, plan_all, weights_origin};
 use super::{Failure, Outcome, model};
 use caffec::backend::rust::{Emit, Weights};
 use caffec::backend::jit;
 use caffec::diag::{Result, Sources};
 use caffec::frontend::canonical_text;
 use caffec::kernel::Checked;
-use caffec::compile;
+use caffec::plan;
+use caffec::runtime::exec::Engine;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
@@ -38,8 +39,8 @@ fn compiled(args: &DumpArgs, sources: &mut Sources) -> Result<String, Failure> {
     }
     let origin = weights_origin(&args.weights, &mut graph)?;
     if args.at == Stage::Rust {
-        let compiled = compile_all(&graph, args.isa, args.no_fuse)?;
-        let programs: Vec<&Checked> = compiled.iter().map(|c| &c.program).collect();
+        let plans = plan_all(&graph, args.isa, args.no_fuse)?;
+        let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();
         return Ok(Emit {
             programs: &programs,
             prototxt: &base_name(&loaded.name),
@@ -51,11 +52,11 @@ fn compiled(args: &DumpArgs, sources: &mut Sources) -> Result<String, Failure> {
         .source());
     }
     let isa = args.isa.named().unwrap_or_else(caffec::leaf::Isa::detect);
-    let compiled = compile(graph, &model::options(args.no_fuse, isa))?;
+    let plan = plan(graph, &model::options(args.no_fuse, isa, Engine::Jit))?;
     Ok(match args.at {
-        Stage::Fused => compiled.graph.dump(),
-        Stage::Kernel => compiled.program.dump(),
-        Stage::Clif => jit::clif(&compiled.program)?,
+        Stage::Fused => plan.graph.dump(),
+        Stage::Kernel => plan.program.dump(),
+        Stage::Clif => jit::clif(&plan.program)?,
         Stage::Proto | Stage::Ir | Stage::Rust => unreachable!("answered above"),
     })
 }

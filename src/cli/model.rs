@@ -1,6 +1,6 @@
 //! The net, its weights and its program, as the arguments ask for them.
 
-use super::args::{Backend, NetArgs, StateArgs, WeightArgs};
+use super::args::{Backend, EngineArgs, NetArgs, StateArgs, WeightArgs};
 use super::talk::{self, Progress};
 use super::{Failure, IsaArg};
 use caffec::diag::{Diagnostic, Result, Sources};
@@ -10,7 +10,9 @@ use caffec::frontend::{Net, State, load_net};
 use caffec::ir::{self, BlobId, Built, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
 use caffec::runtime::exec::{Context, Engine, Executable};
-use caffec::{Compiled, Options, compile};
+use caffec::lower::Chains;
+use caffec::passes::Fuse;
+use caffec::{Options, Plan, plan};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
@@ -163,11 +165,17 @@ pub fn isa(arg: IsaArg) -> Result<Isa, Failure> {
     }
 }
 
-/// Fused or not.
-pub fn options(no_fuse: bool, isa: Isa) -> Options {
-    match no_fuse {
-        true => Options::unfused(isa),
-        false => Options::fused(isa),
+/// Everything that helps, or one layer at a time.
+pub fn options(no_fuse: bool, isa: Isa, engine: Engine) -> Options {
+    let (fuse, chains) = match no_fuse {
+        true => (Fuse::None, Chains::Never),
+        false => (Fuse::All, Chains::WhereItPays),
+    };
+    Options {
+        isa,
+        fuse,
+        chains,
+        engine,
     }
 }
 
@@ -178,9 +186,9 @@ pub enum Machine {
 }
 
 impl Machine {
-    /// Compiles `graph`, whose parameters have data, for `backend`.
-    pub fn new(graph: Valid, options: &Options, backend: Backend, threads: usize) -> Result<Self> {
-        let engine = match backend {
+    /// Compiles `graph`, whose parameters have data, for the backend asked for.
+    pub fn new(graph: Valid, args: &EngineArgs, isa: Isa, threads: usize) -> Result<Self> {
+        let engine = match args.backend {
             Backend::Jit => Engine::Jit,
             Backend::Interp => Engine::Interpreter,
             Backend::Reference => {
@@ -188,7 +196,8 @@ impl Machine {
                 return Ok(Machine::Reference { graph, outputs });
             }
         };
-        let exe = Box::new(executable(graph, options, engine)?.0);
+        let options = options(args.no_fuse, isa, engine);
+        let exe = Box::new(executable(graph, &options)?.0);
         let context = exe.context(threads)?;
         Ok(Machine::Program { exe, context })
     }
@@ -216,15 +225,16 @@ impl Machine {
     }
 }
 
-/// Compiles and packs; also gives the graph after the passes.
-pub fn executable(graph: Valid, options: &Options, engine: Engine) -> Result<(Executable, Valid)> {
+/// Compiles and packs, telling how far it is; also gives the graph after the passes.
+pub fn executable(graph: Valid, options: &Options) -> Result<(Executable, Valid)> {
     let progress = Progress::new("compiling");
-    let compiled = compile(graph, options)?;
+    let plan = plan(graph, options)?;
     progress.now("packing weights");
-    let weights = compiled.weights()?;
+    let weights = plan.pack()?;
     progress.now("making code");
-    let Compiled { graph, program, .. } = compiled;
-    Ok((Executable::new(program, weights, engine)?, graph))
+    let Plan { graph, program, .. } = plan;
+    let exe = Executable::new(program, weights, options.engine)?;
+    Ok((exe, graph))
 }
 
 /// Name and shape of each output.

@@ -4,9 +4,9 @@
 //! written once, every shape is known and every layer's parameters are typed.
 //! Passes turn graphs into graphs; lowering reads the last one.
 
+pub mod build;
 mod dump;
 mod epilogue;
-pub mod build;
 pub mod graph;
 mod labels;
 pub mod pointwise;
@@ -14,6 +14,8 @@ pub mod reference;
 pub mod shape;
 mod sharing;
 pub mod tensor;
+#[cfg(test)]
+mod tests;
 mod valid;
 mod verify;
 mod wiring;

@@ -26,6 +26,9 @@ mod math;
 mod table;
 mod touches;
 
+#[cfg(test)]
+mod tests;
+
 pub use table::{LeafSource, Value, max_pixels, tile_blocks, tile_strides};
 pub use touches::{ArgInfo, Touch};
 

@@ -37,7 +37,11 @@ fn is_identity(graph: &Graph, node: &Node) -> bool {
         op => op.is_view() && node.bottoms.len() == 1,
     };
     let shape = |b: &BlobId| graph.shape(*b);
-    same_values && node.tops.iter().all(|t| shape(t) == shape(&node.bottoms[0]))
+    same_values
+        && node
+            .tops
+            .iter()
+            .all(|t| shape(t) == shape(&node.bottoms[0]))
 }
 
 fn copy(node: &Node, top: BlobId) -> Node {

@@ -174,9 +174,7 @@ impl Affine {
                 let values = per_channel(b, channels)?;
                 Affine::constant(|i| f64::from(values[i]), channels)
             }
-            Pointwise::Unary(UnaryOp::Neg, x) => {
-                of(x)?.times(&vec![-1.0; channels], |x, k| x * k)
-            }
+            Pointwise::Unary(UnaryOp::Neg, x) => of(x)?.times(&vec![-1.0; channels], |x, k| x * k),
             Pointwise::Binary(BinaryOp::Add, a, b) => of(a)?.zip(&of(b)?, |a, b| a + b),
             Pointwise::Binary(BinaryOp::Sub, a, b) => of(a)?.zip(&of(b)?, |a, b| a - b),
             Pointwise::Binary(BinaryOp::Mul, a, b) => Affine::product(of(a)?, of(b)?)?,
@@ -184,9 +182,7 @@ impl Affine {
                 let divisor = of(b).filter(Affine::is_constant)?;
                 of(a)?.times(&divisor.shift, |x, k| x / k)
             }
-            Pointwise::Fma(a, b, c) => {
-                Affine::product(of(a)?, of(b)?)?.zip(&of(c)?, |a, b| a + b)
-            }
+            Pointwise::Fma(a, b, c) => Affine::product(of(a)?, of(b)?)?.zip(&of(c)?, |a, b| a + b),
             _ => return None,
         })
     }
@@ -347,6 +343,9 @@ mod tests {
         let mut e = Pointwise::binary(BinaryOp::Mul, small.clone(), Pointwise::Bottom(1));
         let bottoms = compact(&mut e, &[BlobId(7), BlobId(8)], BlobId(9));
         assert_eq!(bottoms, [BlobId(8), BlobId(7)]);
-        assert_eq!(compact(&mut small.clone(), &[BlobId(7)], BlobId(9)), [BlobId(9), BlobId(7)]);
+        assert_eq!(
+            compact(&mut small.clone(), &[BlobId(7)], BlobId(9)),
+            [BlobId(9), BlobId(7)]
+        );
     }
 }

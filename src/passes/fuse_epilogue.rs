@@ -42,7 +42,10 @@ fn merged(editor: &Editor, i: usize) -> Option<(usize, Node)> {
 fn open_product<'e>(editor: &'e Editor, i: usize) -> Option<(&'e Node, usize)> {
     let node = editor.node(i)?;
     let channels = node.channels(editor.graph)?;
-    node.epilogue.activation.is_none().then_some((node, channels))
+    node.epilogue
+        .activation
+        .is_none()
+        .then_some((node, channels))
 }
 
 fn add_activation(

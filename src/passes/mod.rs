@@ -7,7 +7,7 @@
 //! needs any more stay in their arenas without a node that makes or reads them.
 //!
 //! A pass decides whether a fusion is *legal*; whether it *pays* is lowering's
-//! question. In debug builds every pass is followed by [`verify`].
+//! question. In debug builds every pass is followed by [`verify()`].
 //!
 //! After all passes, at any level:
 //! * every element-wise layer is `Op::Pointwise` without parameters;
@@ -30,7 +30,7 @@ mod tests;
 
 pub use verify::verify;
 
-use crate::ir::Graph;
+use crate::ir::{Graph, Valid};
 
 /// How much is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -61,10 +61,10 @@ const PASSES: &[Pass] = &[
 
 /// Runs the passes of a level. `graph.outputs` are the blobs that must stay, so
 /// blobs asked for by name are added there before. All parameters have data.
-pub fn run(mut graph: Graph, fuse: Fuse) -> Graph {
+pub fn run(mut graph: Valid, fuse: Fuse) -> Valid {
     for (name, level, pass) in PASSES {
         if fuse >= *level {
-            pass(&mut graph);
+            graph.edit(name, pass);
             if cfg!(debug_assertions)
                 && let Err(broken) = verify(&graph)
             {

@@ -84,12 +84,16 @@ fn gaussian(
     }
     let mask = stream.derive("sparse", 0);
     let kept = move |i| f64::from(mask.uniform(i)) < probability;
-    Ok(generated(shape.count(), move |i| if kept(i) { value(i) } else { 0.0 }))
+    Ok(generated(shape.count(), move |i| {
+        if kept(i) { value(i) } else { 0.0 }
+    }))
 }
 
 /// Uniform values, each first-axis row scaled to a sum of 1.
 fn positive_unitball(shape: &Shape, stream: Stream) -> Vec<f32> {
-    let mut values: Vec<f32> = (0..shape.count() as u64).map(|i| stream.uniform(i)).collect();
+    let mut values: Vec<f32> = (0..shape.count() as u64)
+        .map(|i| stream.uniform(i))
+        .collect();
     let row = shape.count() / shape.first().copied().unwrap_or(1).max(1);
     for row in values.chunks_mut(row.max(1)) {
         let sum: f32 = row.iter().sum();
@@ -117,7 +121,8 @@ fn bilinear(shape: &Shape) -> Result<FloatData, Diagnostic> {
         return Err(Diagnostic::invalid(message));
     };
     if height != width {
-        let message = format!("filler `bilinear` needs a square kernel, this one is {height}×{width}");
+        let message =
+            format!("filler `bilinear` needs a square kernel, this one is {height}×{width}");
         return Err(Diagnostic::invalid(message));
     }
     let factor = width.div_ceil(2) as f32;
@@ -170,10 +175,14 @@ mod tests {
     #[test]
     fn fans() {
         let dims = [40, 10, 5, 5];
-        let norm = |n: VarianceNorm| move |f: &mut FillerParameter| f.variance_norm = Some(n as i32);
+        let norm =
+            |n: VarianceNorm| move |f: &mut FillerParameter| f.variance_norm = Some(n as i32);
         let near = |kind: &str, norm_of: VarianceNorm, expected: f32| {
             let found = deviation(&values(kind, &dims, norm(norm_of)));
-            assert!((found / expected - 1.0).abs() < 0.03, "{kind}: {found} {expected}");
+            assert!(
+                (found / expected - 1.0).abs() < 0.03,
+                "{kind}: {found} {expected}"
+            );
         };
         near("msra", VarianceNorm::FanIn, (2.0f32 / 250.0).sqrt());
         near("msra", VarianceNorm::FanOut, (2.0f32 / 1000.0).sqrt());

@@ -98,7 +98,8 @@ impl Weights<'_> {
             Op::Softmax(_) => softmax(self.graph.shape(node.bottoms[0])),
             op if node.params.is_empty() => {
                 let shapes = self.graph.bottom_shapes(node);
-                op.pointwise(&shapes, &[]).map_or(x, |e| sample(&e, &moments))
+                op.pointwise(&shapes, &[])
+                    .map_or(x, |e| sample(&e, &moments))
             }
             // A layer with parameters but without rules of its own.
             _ => self.product(node, x),
@@ -138,8 +139,8 @@ impl Weights<'_> {
             return Moments::of(0.0, target);
         };
         let fan_in = fan_in(self.graph, node).max(1e-3);
-        let variance = *self.variance[id.0 as usize]
-            .get_or_insert(target / (fan_in * x.square.max(1e-12)));
+        let variance =
+            *self.variance[id.0 as usize].get_or_insert(target / (fan_in * x.square.max(1e-12)));
         self.set_normal(node, 0, 0.0, variance.sqrt());
         let square = variance * fan_in * x.square;
         for n in 1..node.params.len() {
@@ -219,7 +220,10 @@ fn fan_in(graph: &Graph, node: &Node) -> f64 {
     match &node.op {
         Op::Convolution(c) => {
             let g = c.geometry(bottom);
-            per_output * (0..g.kernel.len()).map(|axis| coverage(&g, axis)).product::<f64>()
+            per_output
+                * (0..g.kernel.len())
+                    .map(|axis| coverage(&g, axis))
+                    .product::<f64>()
         }
         // Each input element reaches all outputs of its group through every tap.
         Op::Deconvolution(d) => {
@@ -237,7 +241,9 @@ fn coverage(g: &Geometry, axis: usize) -> f64 {
     let (stride, pad) = (g.stride[axis], g.pad[axis]);
     let windows_before = |end: usize, tap: usize| {
         let offset = tap * g.dilation[axis];
-        end.saturating_sub(offset).div_ceil(stride).min(g.output[axis])
+        end.saturating_sub(offset)
+            .div_ceil(stride)
+            .min(g.output[axis])
     };
     let inside = |tap| windows_before(pad + g.input[axis], tap) - windows_before(pad, tap);
     let inside: usize = (0..g.kernel[axis]).map(inside).sum();
@@ -249,7 +255,10 @@ fn coverage(g: &Geometry, axis: usize) -> f64 {
 fn logits(graph: &Graph, node: &Node) -> Option<f64> {
     let (mut blob, mut target) = (*node.tops.first()?, LOGIT_SQUARE);
     for _ in 0..8 {
-        let mut readers = graph.nodes.iter().filter(|n| n.bottoms.first() == Some(&blob));
+        let mut readers = graph
+            .nodes
+            .iter()
+            .filter(|n| n.bottoms.first() == Some(&blob));
         let mut next = None;
         for reader in readers.by_ref() {
             match &reader.op {
@@ -301,20 +310,28 @@ fn softmax(shape: &Shape) -> Moments {
 /// to 7 bottoms, so that a rectifier halves and a sum adds mean squares exactly.
 fn sample(expr: &Pointwise, bottoms: &[Moments]) -> Moments {
     let shape = Shape::new([512]).expect("a small shape");
-    let tensors: Vec<Tensor> = bottoms.iter().enumerate().map(|(n, m)| {
-        let stream = Stream::new(n as u64);
-        let magnitudes: Vec<f64> = (0..64).map(|i| f64::from(stream.normal(i))).collect();
-        let unit = (magnitudes.iter().map(|z| z * z).sum::<f64>() / 64.0).sqrt();
-        let value = |i: usize| {
-            let negative = (i % 8 & (n % 7 + 1)).count_ones() % 2 == 1;
-            let z = magnitudes[i / 8] / unit * if negative { -1.0 } else { 1.0 };
-            (m.mean + m.deviation() * z) as f32
-        };
-        Tensor::new(shape.clone(), (0..512).map(value).collect())
-    }).collect();
+    let tensors: Vec<Tensor> = bottoms
+        .iter()
+        .enumerate()
+        .map(|(n, m)| {
+            let stream = Stream::new(n as u64);
+            let magnitudes: Vec<f64> = (0..64).map(|i| f64::from(stream.normal(i))).collect();
+            let unit = (magnitudes.iter().map(|z| z * z).sum::<f64>() / 64.0).sqrt();
+            let value = |i: usize| {
+                let negative = (i % 8 & (n % 7 + 1)).count_ones() % 2 == 1;
+                let z = magnitudes[i / 8] / unit * if negative { -1.0 } else { 1.0 };
+                (m.mean + m.deviation() * z) as f32
+            };
+            Tensor::new(shape.clone(), (0..512).map(value).collect())
+        })
+        .collect();
     let mut top = Tensor::zeros(shape);
     expr.reference(&tensors.iter().collect::<Vec<_>>(), &mut top);
-    let values = top.data.iter().map(|&v| f64::from(v)).filter(|v| v.is_finite());
+    let values = top
+        .data
+        .iter()
+        .map(|&v| f64::from(v))
+        .filter(|v| v.is_finite());
     let (sum, square) = values.fold((0.0, 0.0), |(s, q), v| (s + v, q + v * v));
     Moments {
         mean: sum / 512.0,

@@ -94,18 +94,24 @@ fn matching(graph: &Graph, node: &Node, layer: &WeightLayer) -> Result<Vec<Param
     let (expected, found) = (node.params.len(), layer.blobs.len());
     if expected != found {
         let plural = if expected == 1 { "" } else { "s" };
-        return Err(format!("expected {expected} weight blob{plural}, found {found}"));
+        return Err(format!(
+            "expected {expected} weight blob{plural}, found {found}"
+        ));
     }
     let specs = graph.param_specs(node).map_err(|e| e.to_string())?;
     for (i, (spec, blob)) in specs.iter().zip(&layer.blobs).enumerate() {
         let shape = &spec.shape;
         if !fits(shape, blob) {
             let found = describe(blob);
-            return Err(format!("weight blob {i}: expected shape {shape}, found {found}"));
+            return Err(format!(
+                "weight blob {i}: expected shape {shape}, found {found}"
+            ));
         }
         if blob.data.len() != shape.count() {
             let (expected, found) = (shape.count(), blob.data.len());
-            return Err(format!("weight blob {i}: expected {expected} numbers, found {found}"));
+            return Err(format!(
+                "weight blob {i}: expected {expected} numbers, found {found}"
+            ));
         }
     }
     Ok(node.params.clone())

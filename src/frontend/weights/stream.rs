@@ -6,8 +6,8 @@
 //! scaled to mean 0 and variance 1: integer sums and one f32 product, no libm. Their
 //! tails end at 4.9 standard deviations.
 
-use crate::ir::{FloatData, Shape, Tensor};
 use crate::ir::tensor::FloatSource;
+use crate::ir::{FloatData, Shape, Tensor};
 use std::borrow::Cow;
 
 /// An endless sequence of random numbers with random access.

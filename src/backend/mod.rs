@@ -1,4 +1,5 @@
-//! Printers of a checked [`kernel::Program`](crate::kernel::Program): machine code
-//! through Cranelift.
+//! Two printers of one checked [`kernel::Program`](crate::kernel::Program): machine code
+//! through Cranelift, and Rust source.
 pub mod cranelift;
 pub mod jit;
+pub mod rust;

@@ -294,3 +294,40 @@ impl Stmt {
         }
     }
 }
+
+impl UnaryOp {
+    /// The operation on one lane.
+    pub fn apply(self, x: f32) -> f32 {
+        match self {
+            UnaryOp::Neg => -x,
+            UnaryOp::Abs => x.abs(),
+            UnaryOp::Sqrt => x.sqrt(),
+        }
+    }
+}
+
+impl BinaryOp {
+    /// The operation on one lane.
+    pub fn apply(self, a: f32, b: f32) -> f32 {
+        match self {
+            BinaryOp::Add => a + b,
+            BinaryOp::Sub => a - b,
+            BinaryOp::Mul => a * b,
+            BinaryOp::Div => a / b,
+            BinaryOp::Max => {
+                if a < b {
+                    b
+                } else {
+                    a
+                }
+            }
+            BinaryOp::Min => {
+                if b < a {
+                    b
+                } else {
+                    a
+                }
+            }
+        }
+    }
+}

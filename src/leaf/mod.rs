@@ -26,6 +26,9 @@ mod math;
 mod table;
 mod touches;
 
+#[cfg(test)]
+mod tests;
+
 pub use table::{LeafSource, Value, max_pixels, tile_blocks, tile_strides};
 pub use touches::{ArgInfo, Touch};
 
@@ -55,6 +58,21 @@ pub enum Function {
     Exp,
     /// `a · ln(b·x + c)`.
     Log,
+}
+
+impl Function {
+    /// The meaning, in f64, rounded once.
+    pub fn reference(self, x: f32, a: f32, b: f32, c: f32) -> f32 {
+        let [x, a, b, c] = [x, a, b, c].map(f64::from);
+        let y = match self {
+            Function::Sigmoid => 0.5 * (0.5 * x).tanh() + 0.5,
+            Function::TanH => x.tanh(),
+            Function::Power => (c + b * x).powf(a),
+            Function::Exp => (a * x + b).exp(),
+            Function::Log => a * (b * x + c).ln(),
+        };
+        y as f32
+    }
 }
 
 /// What a call runs. The arguments of each are listed by [`Leaf::params`].

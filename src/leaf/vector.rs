@@ -68,6 +68,8 @@ unsafe fn hyperbolic_tangent(
 // (c + b·x)^a
 #[inline(always)]
 unsafe fn power(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32) {
+    // Caffe adds no shift of 0: −0 stays −0, whose odd negative powers are −∞.
+    let c = if c == 0.0 { -0.0 } else { c };
     unsafe { map(src, dst, len, |x| pow(b * x + c, a)) }
 }
 

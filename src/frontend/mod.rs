@@ -1,0 +1,340 @@
+//! Files of Caffe → messages that the compiler can lower.
+//!
+//! In: the bytes of a prototxt, a binary net, a caffemodel. Out: a [`Net`] in the
+//! current format holding the layers of one net state, beside it a [`LayerSource`]
+//! per layer that tells where its fields stand in the file; and
+//! [`binary::WeightsFile`], the trained parameters. After this room no older format,
+//! no include rule and no layer without a phase is left, and nothing else knows
+//! protobuf.
+//!
+//! The way of a text file: [`text`] (tokens, tree) → `bind` (tree → message and
+//! [`Spans`], by the [`schema`]) → [`upgrade`] (V0, V1, legacy inputs) → [`filter`]
+//! (phase, level, stage); `print` is the way back. Binary files go through [`wire`] and
+//! [`binary`]. Start reading at [`load_net`].
+
+pub mod binary;
+mod bind;
+pub mod filter;
+mod print;
+pub mod schema;
+mod source;
+mod spans;
+pub mod text;
+pub mod upgrade;
+pub mod weights;
+pub mod wire;
+
+pub use bind::{Parsed, parse_text};
+pub use print::{print_text, print_wire};
+pub use source::LayerSource;
+pub use spans::Spans;
+
+use crate::diag::{Diagnostic, Errors, FileId, Result, Sources, Span};
+use proto::{LayerParameter, NetParameter, NetState, Phase, SolverParameter};
+use schema::{MessageType, Schema};
+
+/// The message types of `proto/caffe.proto`.
+pub mod proto {
+    #![allow(clippy::all, rustdoc::all)]
+    include!(concat!(env!("OUT_DIR"), "/caffe.rs"));
+}
+
+const NET: &str = "caffe.NetParameter";
+const SOLVER: &str = "caffe.SolverParameter";
+
+/// What a prototxt describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Net,
+    Solver,
+}
+
+/// What a net is loaded for; it decides which layers it has.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub phase: Phase,
+    pub level: i32,
+    /// In addition to those that the file sets.
+    pub stages: Vec<String>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            phase: Phase::Test,
+            level: 0,
+            stages: Vec::new(),
+        }
+    }
+}
+
+/// A net in the current format, filtered.
+#[derive(Debug)]
+pub struct Net {
+    /// Each layer has its phase set.
+    pub param: NetParameter,
+    /// One for each `param.layer`.
+    pub layers: Vec<LayerSource>,
+    /// Layers of the file that are not part of the net in this state.
+    pub elsewhere: Vec<(LayerParameter, LayerSource)>,
+    /// What was ignored or lost, as in Caffe: for the user to know, no errors.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Reads a net, text or binary, upgrades it and keeps the layers of `state`. `name` is
+/// the file's name for messages; text is added to `sources`.
+///
+/// Errors: `Invalid`, also for a solver given as a net. Source: BVLC/caffe `net.cpp`,
+/// `Net(param_file, phase, level, stages)` and `Init` up to `FilterNet`.
+pub fn load_net(name: &str, bytes: Vec<u8>, sources: &mut Sources, state: &State) -> Result<Net> {
+    let (param, spans, mut notes) = read_net(name, bytes, sources)?;
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref())?;
+    notes.extend(upgraded.notes);
+    let mut param = upgraded.param;
+    let state = net_state(&param, state);
+    let layers = std::mem::take(&mut param.layer);
+    let layers = layers.into_iter().zip(upgraded.sources).collect();
+    let (mut kept, elsewhere) = filter::filter(layers, &state)?;
+    for (layer, _) in &mut kept {
+        layer.phase.get_or_insert(state.phase().into());
+    }
+    let (layer, layers) = kept.into_iter().unzip();
+    param.layer = layer;
+    param.state = Some(state);
+    Ok(Net {
+        param,
+        layers,
+        elsewhere,
+        notes,
+    })
+}
+
+/// Phase and level are the caller's, stages those of file and caller.
+fn net_state(param: &NetParameter, state: &State) -> NetState {
+    let stages = param.state.iter().flat_map(|s| &s.stage);
+    NetState {
+        phase: Some(state.phase.into()),
+        level: Some(state.level),
+        stage: stages.chain(&state.stages).cloned().collect(),
+    }
+}
+
+type Bound = (NetParameter, Option<Spans>, Vec<Diagnostic>);
+
+fn read_net(name: &str, bytes: Vec<u8>, sources: &mut Sources) -> Result<Bound> {
+    if !is_text(&bytes) {
+        let (param, notes) = binary::read_net_binary(name, &bytes)?;
+        return Ok((param, None, notes));
+    }
+    let file = sources.add(name, bytes);
+    if file_kind(sources.text(file)) == FileKind::Solver {
+        return Err(solver_as_net(sources, file).into());
+    }
+    let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
+    Ok((parsed.message, Some(parsed.spans), Vec::new()))
+}
+
+/// Text, or something that the text parser knows to name.
+fn is_text(bytes: &[u8]) -> bool {
+    binary::is_text(bytes) || text::foreign(bytes).is_some()
+}
+
+/// Guesses from the outermost field names: a file is a solver if more of them are
+/// known to solvers only than to nets only.
+pub fn file_kind(text: &[u8]) -> FileKind {
+    let [net, solver] = [NET, SOLVER].map(|name| Schema::caffe().message(name));
+    let only = |a: &MessageType, b: &MessageType| {
+        let counts = |name: &&str| a.field(name).is_some() && b.field(name).is_none();
+        outermost(text).filter(counts).count()
+    };
+    match only(solver, net) > only(net, solver) {
+        true => FileKind::Solver,
+        false => FileKind::Net,
+    }
+}
+
+/// Names of the outermost fields, as far as the text can be read.
+fn outermost(text: &[u8]) -> impl Iterator<Item = &str> {
+    let fields = text::parse(text).0.fields;
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let field = fields.get(next)?;
+        next = field.end as usize;
+        Some(std::str::from_utf8(field.name.of(text)).unwrap_or_default())
+    })
+}
+
+fn solver_as_net(sources: &Sources, file: FileId) -> Diagnostic {
+    let solver = parse_text::<SolverParameter>(sources, file, SOLVER).ok();
+    let net = solver.and_then(|parsed| {
+        let solver = parsed.message;
+        let test = solver.test_net.into_iter().next();
+        solver.net.or(test).or(solver.train_net)
+    });
+    let start = Span {
+        file,
+        start: 0,
+        end: 0,
+    };
+    let error = Diagnostic::invalid("this is a solver, not a net").at(start);
+    match net {
+        Some(net) => error.help(format!("its net is `{net}`")),
+        None => error,
+    }
+}
+
+/// The file as canonical text format, before any upgrade. `kind` none: guessed.
+pub fn canonical_text(
+    name: &str,
+    bytes: Vec<u8>,
+    sources: &mut Sources,
+    kind: Option<FileKind>,
+) -> Result<String> {
+    if !is_text(&bytes) {
+        let (net, _) = binary::read_net_binary(name, &bytes)?;
+        return Ok(print_text(&net, NET));
+    }
+    let file = sources.add(name, bytes);
+    match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
+        FileKind::Net => Ok(print_wire(
+            &parse_text::<NetParameter>(sources, file, NET)?.wire,
+            NET,
+        )),
+        FileKind::Solver => Ok(print_wire(
+            &parse_text::<SolverParameter>(sources, file, SOLVER)?.wire,
+            SOLVER,
+        )),
+    }
+}
+
+/// The file in the current format, as text, and what was lost on the way: what
+/// Caffe's `upgrade_net_proto_text` and `upgrade_solver_proto_text` write. `kind`
+/// none: guessed.
+pub fn upgraded_text(
+    name: &str,
+    bytes: Vec<u8>,
+    sources: &mut Sources,
+    kind: Option<FileKind>,
+) -> Result<(String, Vec<Diagnostic>), Errors> {
+    let guessed = || match is_text(&bytes) {
+        true => file_kind(&bytes),
+        false => FileKind::Net,
+    };
+    if kind.unwrap_or_else(guessed) == FileKind::Solver {
+        let file = sources.add(name, bytes);
+        let mut parsed: Parsed<SolverParameter> = parse_text(sources, file, SOLVER)?;
+        upgrade::upgrade_solver(&mut parsed.message, Some(&parsed.spans))?;
+        return Ok((print_text(&parsed.message, SOLVER), Vec::new()));
+    }
+    let (param, spans, mut notes) = read_net(name, bytes, sources)?;
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref())?;
+    notes.extend(upgraded.notes);
+    Ok((print_text(&upgraded.param, NET), notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    fn load(text: &str, state: &State) -> (Sources, Result<Net>) {
+        let mut sources = Sources::default();
+        let net = load_net("net.prototxt", text.into(), &mut sources, state);
+        (sources, net)
+    }
+
+    fn names(net: &Net) -> Vec<&str> {
+        net.param.layer.iter().map(|l| l.name()).collect()
+    }
+
+    #[test]
+    fn state_is_the_callers_and_stages_add_up() {
+        let text = "state { phase: TRAIN level: 3 stage: 'a' }
+            layer { name: 'both' include { stage: 'a' stage: 'b' phase: TEST } }
+            layer { name: 'level' include { min_level: 1 } phase: TRAIN }
+            layer { name: 'train' exclude { phase: TEST } }";
+        let state = State {
+            stages: vec!["b".into()],
+            ..State::default()
+        };
+        let net = load(text, &state).1.unwrap();
+        assert_eq!(names(&net), ["both"]);
+        assert_eq!(net.param.layer[0].phase(), Phase::Test);
+        let train = State {
+            phase: Phase::Train,
+            level: 1,
+            stages: vec![],
+        };
+        let net = load(text, &train).1.unwrap();
+        assert_eq!(names(&net), ["level", "train"]);
+    }
+
+    #[test]
+    fn upgraded_layers_know_where_they_stand() {
+        let text = "input: 'x'\ninput_dim: [1, 2, 3, 4]\n\
+            layers { layer { name: 'p' type: 'padding'\npad: 7 } bottom: 'x' top: 'p' }\n\
+            layers { layer { name: 'c' type: 'conv' num_output: 2\n kernelsize: 3 } bottom: 'p' top: 'c' }";
+        let (sources, net) = load(text, &State::default());
+        let net = net.unwrap();
+        assert_eq!(names(&net), ["input", "c"]);
+        let at =
+            |layer: usize, path: &str| sources.position(net.layers[layer].span_of(path).unwrap());
+        assert_eq!(at(0, "input_param.shape[0].dim[2]"), (2, 1));
+        assert_eq!(at(0, "top[0]"), (1, 1));
+        assert_eq!(at(1, "convolution_param.kernel_size[0]"), (6, 2));
+        assert_eq!(at(1, "convolution_param.pad[0]"), (4, 1));
+        assert_eq!(at(1, "convolution_param.dilation[0]"), (5, 1));
+        assert_eq!(at(1, "bottom[0]").0, 6);
+    }
+
+    #[test]
+    fn v1_fields_are_found_under_their_old_names() {
+        let text = "layers { name: 'c' type: CONVOLUTION\n blobs_lr: 1\n blobs_lr: 2\n convolution_param { pad: 1 } }";
+        let (sources, net) = load(text, &State::default());
+        let source = &net.unwrap().layers[0];
+        let at = |path: &str| sources.position(source.span_of(path).unwrap());
+        assert_eq!(at("param[1].lr_mult"), (3, 2));
+        assert_eq!(at("convolution_param.pad"), (4, 22));
+    }
+
+    #[test]
+    fn a_solver_is_told_from_a_net() {
+        let text = "net: 'lenet.prototxt'\nbase_lr: 0.1\ndebug_info: true";
+        let (sources, net) = load(text, &State::default());
+        assert_eq!(
+            sources.render_all(&net.unwrap_err()),
+            "net.prototxt:1:1: error: this is a solver, not a net\n  help: its net is `lenet.prototxt`"
+        );
+        assert_eq!(file_kind(b"debug_info: true"), FileKind::Net);
+        assert_eq!(file_kind(b"layer { } bogus"), FileKind::Net);
+    }
+
+    #[test]
+    fn binary_nets_load_like_text() {
+        let text = "name: 'n' layers { name: 'r' type: RELU }";
+        let mut sources = Sources::default();
+        let file = sources.add("t", text.into());
+        let parsed = parse_text::<NetParameter>(&sources, file, NET).unwrap();
+        let state = State::default();
+        let bytes = parsed.message.encode_to_vec();
+        let binary = load_net("n.bin", bytes, &mut sources, &state).unwrap();
+        let text = load(text, &state).1.unwrap();
+        assert_eq!(binary.param, text.param);
+        assert_eq!(binary.layers[0].span(), None);
+    }
+
+    #[test]
+    fn files_of_another_kind_are_named() {
+        for (bytes, word) in [
+            (&b"\x1f\x8b\x08\0"[..], "gzip"),
+            (b"<!doctype html><p>", "HTML"),
+            (b"\xff\xfen\0", "UTF-16"),
+            (b"\x89HDF\r\n\x1a\n\0\0", "HDF5"),
+        ] {
+            let mut sources = Sources::default();
+            let errors = load_net("n", bytes.to_vec(), &mut sources, &State::default());
+            let message = sources.render_all(&errors.unwrap_err());
+            assert!(message.contains(word), "{message}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Values for the parameters of a graph: from weights files, from Caffe's fillers, or
+//! random ones that suit the net.
+//!
+//! In: a graph whose parameters have shapes. Out: the same graph with data in every
+//! parameter. Start with [`load`].
+
+mod filler;
+mod he;
+mod stream;
+
+pub use he::random;
+pub use stream::{Stream, random_input, random_labels};
+
+use super::binary::{BlobData, WeightBlob, WeightLayer, WeightsFile};
+use crate::diag::{Diagnostic, Errors, Result};
+use crate::ir::tensor::FloatSource;
+use crate::ir::{FloatData, Graph, Node, ParamId, Shape};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// What happens to parameters that no weights file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// They are an error.
+    Refuse,
+    /// They keep their filler's values, as in Caffe; random ones follow the seed.
+    Fill(u64),
+    /// They become random, each layer in proportion to what it gets: [`random`].
+    Random(u64),
+}
+
+/// A weights file and its name in messages.
+pub type Named<'a> = (&'a str, &'a WeightsFile);
+
+/// Gives every parameter its data. Files are taken in order, so that later ones win.
+/// A file's layer belongs to the net's first layer of the same name, or to none
+/// (Caffe `net.cpp`, `CopyTrainedLayersFrom`).
+///
+/// Errors: `Invalid` for each layer whose number of blobs or whose shapes differ, for
+/// layers without weights if they are refused, and for fillers that Caffe refuses.
+pub fn load(graph: &mut Graph, files: &[Named], missing: Missing) -> Result<()> {
+    let mut wrong = Vec::new();
+    for file in files {
+        wrong.extend(assign(graph, *file));
+    }
+    Errors::none_or(wrong, ())?;
+    match missing {
+        Missing::Refuse => refuse(graph),
+        Missing::Fill(seed) => fill(graph, seed),
+        Missing::Random(seed) => {
+            random(graph, seed);
+            Ok(())
+        }
+    }
+}
+
+/// Takes what a file has; returns what is wrong with it.
+fn assign(graph: &mut Graph, (name, file): Named) -> Vec<Diagnostic> {
+    let mut first = HashMap::new();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        first.entry(node.name.clone()).or_insert(i);
+    }
+    let mut wrong = Vec::new();
+    for layer in &file.layers {
+        if let Some(&i) = first.get(&layer.name) {
+            match matching(graph, &graph.nodes[i], layer) {
+                Ok(params) => {
+                    for (id, blob) in params.into_iter().zip(&layer.blobs) {
+                        graph[id].data = Some(FloatData::new(blob.data.clone()));
+                    }
+                }
+                Err(message) => {
+                    let d = Diagnostic::invalid(format!("{name}: {message}"));
+                    wrong.push(d.layer(&layer.name).at(graph.nodes[i].at));
+                }
+            }
+        }
+    }
+    wrong
+}
+
+impl FloatSource for BlobData {
+    fn len(&self) -> usize {
+        BlobData::len(self)
+    }
+
+    fn floats(&self) -> Cow<'_, [f32]> {
+        BlobData::floats(self)
+    }
+}
+
+/// The node's parameters, if the file's layer suits them.
+fn matching(graph: &Graph, node: &Node, layer: &WeightLayer) -> Result<Vec<ParamId>, String> {
+    let (expected, found) = (node.params.len(), layer.blobs.len());
+    if expected != found {
+        let plural = if expected == 1 { "" } else { "s" };
+        return Err(format!(
+            "expected {expected} weight blob{plural}, found {found}"
+        ));
+    }
+    let specs = graph.param_specs(node).map_err(|e| e.to_string())?;
+    for (i, (spec, blob)) in specs.iter().zip(&layer.blobs).enumerate() {
+        let shape = &spec.shape;
+        if !fits(shape, blob) {
+            let found = describe(blob);
+            return Err(format!(
+                "weight blob {i}: expected shape {shape}, found {found}"
+            ));
+        }
+        if blob.data.len() != shape.count() {
+            let (expected, found) = (shape.count(), blob.data.len());
+            return Err(format!(
+                "weight blob {i}: expected {expected} numbers, found {found}"
+            ));
+        }
+    }
+    Ok(node.params.clone())
+}
+
+/// Caffe `blob.cpp`, `ShapeEquals`: num × channels × height × width may have leading
+/// ones.
+fn fits(shape: &Shape, blob: &WeightBlob) -> bool {
+    let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+    if blob.legacy && dims.len() <= 4 {
+        let ones = vec![1; 4 - dims.len()];
+        dims = [ones, dims].concat();
+    }
+    dims == blob.shape
+}
+
+fn describe(blob: &WeightBlob) -> String {
+    let dims: Vec<String> = blob.shape.iter().map(i64::to_string).collect();
+    match (blob.legacy, dims.is_empty()) {
+        (true, _) => format!("{} (num × channels × height × width)", dims.join("×")),
+        (false, true) => "none".to_string(),
+        (false, false) => dims.join("×"),
+    }
+}
+
+fn is_missing(graph: &Graph, node: &Node) -> bool {
+    node.params.iter().any(|&id| graph[id].data.is_none())
+}
+
+fn refuse(graph: &Graph) -> Result<()> {
+    let missing = graph.nodes.iter().filter(|n| is_missing(graph, n));
+    let names: Vec<String> = missing.map(|n| format!("`{}`", n.name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (count, plural) = (names.len(), if names.len() == 1 { "" } else { "s" });
+    let message = format!("no weights for {count} layer{plural}: {}", names.join(", "));
+    let help = "with --allow-missing-weights they keep the values of their fillers";
+    Err(Diagnostic::invalid(message).help(help).into())
+}
+
+fn fill(graph: &mut Graph, seed: u64) -> Result<()> {
+    let mut wrong = Vec::new();
+    for param in graph.params.iter_mut().filter(|p| p.data.is_none()) {
+        let stream = Stream::new(seed).derive(&param.layer, param.index);
+        match filler::fill(&param.spec, stream) {
+            Ok(data) => param.data = Some(data),
+            Err(d) => wrong.push(d.layer(&param.layer)),
+        }
+    }
+    Errors::none_or(wrong, ())
+}

@@ -1,0 +1,44 @@
+//! Which nodes can take an [`Epilogue`](super::Epilogue).
+
+use super::{Graph, Node, ParamSpec};
+use crate::diag::Result;
+use crate::layers::Op;
+use crate::layers::deconvolution::Deconvolution;
+
+impl Node {
+    /// Whether the node multiplies by a matrix of weights.
+    pub fn is_product(&self) -> bool {
+        matches!(
+            self.op,
+            Op::Convolution(_) | Op::Deconvolution(_) | Op::InnerProduct(_)
+        )
+    }
+
+    /// Number of output channels, for nodes that can take an epilogue: products of one
+    /// blob whose output channels lie along axis 1.
+    pub fn channels(&self, graph: &Graph) -> Option<usize> {
+        let bottoms = 1 + usize::from(self.epilogue.residual);
+        if self.tops.len() != 1 || self.bottoms.len() != bottoms {
+            return None;
+        }
+        let top = graph.shape(self.tops[0]);
+        let axis = match &self.op {
+            Op::Convolution(c) | Op::Deconvolution(Deconvolution(c)) => top.axis(c.axis).ok()?,
+            Op::InnerProduct(_) => top.len().checked_sub(1)?,
+            _ => return None,
+        };
+        (axis == 1).then(|| top[axis])
+    }
+}
+
+impl Graph {
+    /// What the node's layer expects of its parameters. Shared ones may have another
+    /// shape of the same count.
+    pub fn param_specs(&self, node: &Node) -> Result<Vec<ParamSpec>> {
+        let mut shapes = self.bottom_shapes(node);
+        if node.epilogue.residual {
+            shapes.pop();
+        }
+        node.op.params(&shapes)
+    }
+}

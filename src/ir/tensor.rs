@@ -1,0 +1,77 @@
+//! Values: plain tensors, and parameter data that may still lie in a mapped file.
+
+use super::Shape;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// A blob's values, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    pub shape: Shape,
+    pub data: Vec<f32>,
+}
+
+impl Tensor {
+    pub fn zeros(shape: Shape) -> Tensor {
+        let data = vec![0.0; shape.count()];
+        Tensor { shape, data }
+    }
+
+    /// Panics if the number of values is not the shape's.
+    pub fn new(shape: Shape, data: Vec<f32>) -> Tensor {
+        assert_eq!(shape.count(), data.len(), "values for a shape of {shape}");
+        Tensor { shape, data }
+    }
+}
+
+/// A source of floats that is decoded only when somebody asks: mapped weights
+/// files implement it, so that packing makes the only copy.
+pub trait FloatSource: Send + Sync {
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values; borrowed where the source holds them as aligned f32.
+    fn floats(&self) -> Cow<'_, [f32]>;
+}
+
+impl FloatSource for Vec<f32> {
+    fn len(&self) -> usize {
+        Vec::len(self)
+    }
+
+    fn floats(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(self)
+    }
+}
+
+/// Values of a parameter blob, cheap to clone.
+#[derive(Clone)]
+pub struct FloatData(Arc<dyn FloatSource>);
+
+impl FloatData {
+    pub fn new(source: impl FloatSource + 'static) -> FloatData {
+        FloatData(Arc::new(source))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn floats(&self) -> Cow<'_, [f32]> {
+        self.0.floats()
+    }
+}
+
+impl fmt::Debug for FloatData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} floats", self.len())
+    }
+}

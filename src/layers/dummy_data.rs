@@ -1,0 +1,94 @@
+//! `DummyData`: blobs made by fillers (Caffe `dummy_data_layer.cpp`).
+//!
+//! An input of the net like other data layers. Where the caller feeds none of its
+//! tops and every filler is a constant, the layer computes them itself.
+
+use super::{Cx, Layer, input};
+use crate::diag::Result;
+use crate::frontend::proto::{DummyDataParameter, LayerParameter};
+use crate::ir::{Pointwise, Shape, Tensor};
+
+#[derive(Clone, Debug)]
+pub struct DummyData {
+    pub shapes: Vec<Shape>,
+    /// For each top its value, where the filler is a constant.
+    pub values: Vec<Option<f32>>,
+}
+
+impl DummyData {
+    /// Whether all tops are known without random numbers.
+    pub fn is_constant(&self) -> bool {
+        self.values.iter().all(Option::is_some)
+    }
+}
+
+impl Layer for DummyData {
+    /// Errors: `Invalid` for numbers of fillers and shapes other than one or one per
+    /// top (fillers may also be missing), and for `shape` beside the old fields.
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
+        cx.counts(0..=0, 1..)?;
+        let dummy = param.dummy_data_param.clone().unwrap_or_default();
+        let values = match &dummy.data_filler[..] {
+            [] => vec![Some(0.0); cx.tops],
+            fillers => input::per_top(fillers, "dummy_data_param.data_filler", cx)?
+                .iter()
+                .map(|f| (f.r#type() == "constant").then(|| f.value()))
+                .collect(),
+        };
+        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("dummy_data_param"));
+        let shapes: Result<Vec<Shape>> = dims(&dummy, cx)?
+            .iter()
+            .map(|dims| Shape::from_i64(dims).map_err(|e| e.map(place)))
+            .collect();
+        Ok(DummyData {
+            shapes: shapes?,
+            values,
+        })
+    }
+
+    fn infer(&self, _bottoms: &[Shape], _cx: &Cx) -> Result<Vec<Shape>> {
+        Ok(self.shapes.clone())
+    }
+
+    fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
+        for (top, value) in tops.iter_mut().zip(&self.values) {
+            top.data.fill(value.expect("only constants are computed"));
+        }
+    }
+
+    fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
+        match self.values[..] {
+            [Some(value)] => Some(Pointwise::Const(value)),
+            _ => None,
+        }
+    }
+
+    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+        Some(self.shapes.iter().cloned().map(Some).collect())
+    }
+}
+
+/// Dimensions for each top, from `shape` or the four old fields.
+fn dims(dummy: &DummyDataParameter, cx: &Cx) -> Result<Vec<Vec<i64>>> {
+    let old = [
+        ("dummy_data_param.num", &dummy.num),
+        ("dummy_data_param.channels", &dummy.channels),
+        ("dummy_data_param.height", &dummy.height),
+        ("dummy_data_param.width", &dummy.width),
+    ];
+    if old.iter().all(|(_, values)| values.is_empty()) {
+        let shapes = input::per_top(&dummy.shape, "dummy_data_param.shape", cx)?;
+        return Ok(shapes.into_iter().map(|s| s.dim).collect());
+    }
+    if !dummy.shape.is_empty() {
+        let message = "`shape` and the old num, channels, height, width exclude each other";
+        return Err(cx.invalid("dummy_data_param.shape", message).into());
+    }
+    let mut dims = vec![Vec::new(); cx.tops];
+    for (field, values) in old {
+        for (dims, value) in dims.iter_mut().zip(input::per_top(values, field, cx)?) {
+            dims.push(i64::from(value));
+        }
+    }
+    Ok(dims)
+}

@@ -1,0 +1,200 @@
+//! `InnerProduct`: a matrix product (Caffe `inner_product_layer.cpp`).
+//!
+//! * bottom: `[outer…, inner…]`, split before `axis`; K is the product of `inner`.
+//! * top: `[outer…, num_output]`.
+//! * blobs: weights `[num_output, K]`, or `[K, num_output]` if `transpose`; bias
+//!   `[num_output]`.
+//!
+//! `y[m, n] = bias[n] + Σ_k x[m, k] · w[n, k]`
+
+use super::{Cx, Layer};
+use crate::diag::Result;
+use crate::frontend::proto::{FillerParameter, LayerParameter};
+use crate::ir::{Node, ParamSpec, Shape, Tensor};
+use crate::lower::{self, Builder};
+
+#[derive(Clone, Debug)]
+pub struct InnerProduct {
+    pub num_output: usize,
+    pub bias: bool,
+    /// First of the axes that are multiplied as one, as the file gives it; may be
+    /// negative.
+    pub axis: i32,
+    pub transpose: bool,
+    pub weight_filler: FillerParameter,
+    pub bias_filler: FillerParameter,
+}
+
+/// The sizes of the matrix product for a bottom of a certain shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    pub axis: usize,
+    /// Rows: the product of the axes before `axis`.
+    pub m: usize,
+    /// Length of a row: the product of the others.
+    pub k: usize,
+}
+
+impl InnerProduct {
+    /// Panics unless `infer` has passed for a bottom of this shape.
+    pub fn geometry(&self, bottom: &Shape) -> Geometry {
+        let axis = bottom.axis(self.axis).expect("inferred before");
+        Geometry {
+            axis,
+            m: bottom.count_of(0..axis),
+            k: bottom.count_of(axis..bottom.len()),
+        }
+    }
+}
+
+impl Layer for InnerProduct {
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
+        cx.counts(1..=1, 1..=1)?;
+        cx.not_in_place()?;
+        let p = param.inner_product_param.clone().unwrap_or_default();
+        Ok(InnerProduct {
+            num_output: cx.positive("inner_product_param.num_output", p.num_output())?,
+            bias: p.bias_term(),
+            axis: p.axis(),
+            transpose: p.transpose(),
+            weight_filler: p.weight_filler.unwrap_or_default(),
+            bias_filler: p.bias_filler.unwrap_or_default(),
+        })
+    }
+
+    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
+        let axis = cx.locate("inner_product_param.axis", bottoms[0].axis(self.axis))?;
+        let mut dims = bottoms[0][..axis].to_vec();
+        dims.push(self.num_output);
+        Ok(vec![cx.locate(
+            "inner_product_param.num_output",
+            Shape::new(dims),
+        )?])
+    }
+
+    fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
+        let k = self.geometry(&bottoms[0]).k;
+        let dims = if self.transpose {
+            [k, self.num_output]
+        } else {
+            [self.num_output, k]
+        };
+        let weights = ParamSpec {
+            shape: Shape::new(dims)?,
+            filler: self.weight_filler.clone(),
+        };
+        let bias = ParamSpec {
+            shape: Shape::new([self.num_output])?,
+            filler: self.bias_filler.clone(),
+        };
+        Ok([Some(weights), self.bias.then_some(bias)]
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+        let k = self.geometry(&bottoms[0].shape).k;
+        let weights = &params[0].data;
+        // Where weight (n, 0) is, and how far it is to the next of the row.
+        let (row, step) = if self.transpose {
+            (1, self.num_output)
+        } else {
+            (k, 1)
+        };
+        for (i, y) in tops[0].data.iter_mut().enumerate() {
+            let (m, n) = (i / self.num_output, i % self.num_output);
+            let x = &bottoms[0].data[m * k..][..k];
+            let bias = params.get(1).map_or(0.0, |bias| f64::from(bias.data[n]));
+            let weights = weights.iter().skip(n * row).step_by(step);
+            let products = x
+                .iter()
+                .zip(weights)
+                .map(|(&x, &w)| f64::from(x) * f64::from(w));
+            *y = (products.sum::<f64>() + bias) as f32;
+        }
+    }
+
+    fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
+        let k = self.geometry(&bottoms[0]).k as u64;
+        k.saturating_mul(tops[0].count() as u64)
+    }
+
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let axis = self.geometry(b.graph.shape(node.bottoms[0])).axis;
+        let bias = self.bias.then(|| node.params[1]);
+        let blobs = (node.bottoms[0], node.tops[0]);
+        lower::inner_product(
+            b,
+            node,
+            blobs,
+            (node.params[0], bias),
+            (axis, self.num_output, self.transpose),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{forward, refusal, tensor, tops};
+    use super::*;
+    use crate::frontend::proto::InnerProductParameter;
+
+    fn param(change: impl FnOnce(&mut InnerProductParameter)) -> LayerParameter {
+        let mut p = InnerProductParameter {
+            num_output: Some(2),
+            ..InnerProductParameter::default()
+        };
+        change(&mut p);
+        LayerParameter {
+            inner_product_param: Some(p),
+            ..LayerParameter::default()
+        }
+    }
+
+    #[test]
+    fn example_by_hand_and_transposed() {
+        let x = tensor(&[2, 3, 1], [1., 2., 3., -1., 0., 1.]);
+        let bias = tensor(&[2], [10., 20.]);
+        let w = tensor(&[2, 3], [1., 1., 1., 0., 2., 4.]);
+        let y = forward::<InnerProduct>(&param(|_| ()), &[&x], &[w, bias.clone()]);
+        assert_eq!(y[0], tensor(&[2, 2], [16., 36., 10., 24.]));
+        let w = tensor(&[3, 2], [1., 0., 1., 2., 1., 4.]);
+        let transposed = param(|p| p.transpose = Some(true));
+        assert_eq!(forward::<InnerProduct>(&transposed, &[x], &[w, bias]), y);
+    }
+
+    #[test]
+    fn axes() {
+        let top = |axis| tops::<InnerProduct>(&param(|p| p.axis = Some(axis)), &[&[2, 3, 4, 5]]);
+        assert_eq!(top(1), [[2, 2]]);
+        assert_eq!(top(0), [[2]]);
+        assert_eq!(top(-1), [[2, 3, 4, 2]]);
+    }
+
+    #[test]
+    fn no_bias_and_an_empty_batch() {
+        let p = param(|p| p.bias_term = Some(false));
+        let y = forward::<InnerProduct>(&p, &[tensor(&[0, 3], [])], &[tensor(&[2, 3], [1.; 6])]);
+        assert_eq!(y[0], tensor(&[0, 2], []));
+    }
+
+    #[test]
+    fn bad_parameters() {
+        let refused = |p: &LayerParameter| refusal::<InnerProduct>(p, &[&[1, 4]]);
+        assert_eq!(
+            refused(&param(|p| p.num_output = Some(0))),
+            "inner_product_param.num_output: must not be 0"
+        );
+        assert!(refused(&param(|p| p.num_output = None)).ends_with("must not be 0"));
+        assert!(
+            refused(&param(|p| p.axis = Some(2))).starts_with("inner_product_param.axis: axis 2")
+        );
+        let too_large =
+            refusal::<InnerProduct>(&param(|p| p.num_output = Some(1 << 30)), &[&[4, 1]]);
+        assert!(
+            too_large.starts_with("inner_product_param.num_output: a blob of"),
+            "{too_large}"
+        );
+    }
+}

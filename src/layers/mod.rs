@@ -1,0 +1,343 @@
+//! The layer types: one file each, and the table, the one place that lists them.
+//!
+//! A layer's file holds all that is particular to it: which parameters it takes and
+//! what is legal ([`Layer::from_param`]), its shapes ([`Layer::infer`]), its parameter
+//! blobs ([`Layer::params`]), its meaning as naive loops ([`Layer::reference`]) and how
+//! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
+
+use crate::diag::{Diagnostic, Result, Span, did_you_mean};
+use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
+use crate::ir::{Node, ParamSpec, Pointwise, Shape, Tensor};
+use crate::lower::{Builder, Halo};
+
+#[cfg(test)]
+mod testing;
+
+/// What a layer may ask while it is made or shapes are inferred.
+pub struct Cx<'a> {
+    /// The layer's name.
+    pub name: &'a str,
+    pub phase: Phase,
+    pub bottoms: usize,
+    pub tops: usize,
+    /// Top 0 is bottom 0 (Caffe's in-place computation).
+    pub in_place: bool,
+    /// Finds the place of a field of the layer, for example
+    /// `convolution_param.stride`; the layer's own place where the field is absent.
+    pub span: &'a dyn Fn(&str) -> Option<Span>,
+}
+
+impl Cx<'_> {
+    /// An `Invalid` diagnostic at a field of this layer.
+    pub fn invalid(&self, field: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::invalid(message)
+            .layer(self.name)
+            .at((self.span)(field))
+    }
+
+    /// An `Unsupported` diagnostic at a field of this layer.
+    pub fn unsupported(&self, field: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::unsupported(message)
+            .layer(self.name)
+            .at((self.span)(field))
+    }
+
+    /// Adds layer and place to errors of code that knows neither, such as [`Shape`]'s.
+    pub fn locate<T>(&self, field: &str, result: Result<T>) -> Result<T> {
+        result.map_err(|e| e.map(|d| d.layer(self.name).at((self.span)(field))))
+    }
+
+    /// A size that Caffe keeps in an `int`. Errors: `Invalid` above `i32::MAX`, where
+    /// Caffe goes on with a negative number.
+    pub fn size(&self, field: &str, value: u32) -> Result<usize> {
+        if value > i32::MAX as u32 {
+            let message = format!("{value} is larger than Caffe's limit of {}", i32::MAX);
+            return Err(self.invalid(field, message).into());
+        }
+        Ok(value as usize)
+    }
+
+    /// As [`Cx::size`]; 0 is an error too.
+    pub fn positive(&self, field: &str, value: u32) -> Result<usize> {
+        if value == 0 {
+            return Err(self.invalid(field, "must not be 0").into());
+        }
+        self.size(field, value)
+    }
+
+    /// Errors: `Invalid` if the layer works in place, for types that still read their
+    /// bottom after they have begun to write their top.
+    pub fn not_in_place(&self) -> Result<()> {
+        if self.in_place {
+            let message = "this type cannot work in place: top and bottom must differ";
+            return Err(self.invalid("top", message).into());
+        }
+        Ok(())
+    }
+
+    /// Errors: `Invalid` unless the layer has that many bottoms and tops
+    /// (Caffe `ExactNumBottomBlobs` and its kin).
+    pub fn counts(
+        &self,
+        bottoms: impl std::ops::RangeBounds<usize>,
+        tops: impl std::ops::RangeBounds<usize>,
+    ) -> Result<()> {
+        for (what, field, n, ok) in [
+            (
+                "bottom",
+                "bottom",
+                self.bottoms,
+                bottoms.contains(&self.bottoms),
+            ),
+            ("top", "top", self.tops, tops.contains(&self.tops)),
+        ] {
+            if !ok {
+                return Err(self
+                    .invalid(field, format!("this type does not take {n} {what} blobs"))
+                    .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A filler that gives every value of a blob the same number.
+fn constant_filler(value: f32) -> FillerParameter {
+    FillerParameter {
+        r#type: Some("constant".into()),
+        value: Some(value),
+        ..FillerParameter::default()
+    }
+}
+
+/// `top[i] = f(bottom[i])` in f64, rounded once.
+fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
+    for (y, &x) in top.data.iter_mut().zip(&bottom.data) {
+        *y = f(f64::from(x)) as f32;
+    }
+}
+
+/// What each layer type provides.
+pub trait Layer: Sized {
+    /// Reads the typed parameters; all checks that need no shapes.
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self>;
+
+    /// Shapes of the tops, by Caffe's rounding; all checks that need shapes.
+    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>>;
+
+    /// Parameter blobs for these bottoms; `infer` has passed.
+    fn params(&self, _bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
+        Ok(Vec::new())
+    }
+
+    /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
+    /// zeroed, with their shapes.
+    fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]);
+
+    /// The first top as an element-wise expression of bottoms and parameters, if that
+    /// is what the layer is.
+    fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
+        None
+    }
+
+    /// Multiply-adds for these bottoms and tops, as papers count them: convolutions
+    /// and inner products only.
+    fn macs(&self, _bottoms: &[Shape], _tops: &[Shape]) -> u64 {
+        0
+    }
+
+    /// Zeros that the lowered form reads around a bottom of this shape (all bottoms
+    /// have the same rule).
+    fn halo(&self, _bottom: &Shape, _top: &Shape) -> Halo {
+        Halo::default()
+    }
+
+    /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
+    /// into expressions), views or inputs.
+    fn lower(&self, _node: &Node, _b: &mut Builder) -> Result<()> {
+        let message = "this layer runs on the reference engine only";
+        Err(Diagnostic::unsupported(message).into())
+    }
+
+    /// For a layer that feeds the net instead of computing: the shape of each top,
+    /// where the layer's parameters tell it.
+    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+        None
+    }
+
+    /// Whether every top holds the elements of bottom 0 in the same order.
+    fn is_view(&self) -> bool {
+        self.shares_storage()
+    }
+
+    /// Whether Caffe gives every top the memory of bottom 0, so that a later in-place
+    /// layer on one of them changes all (`ShareData`).
+    fn shares_storage(&self) -> bool {
+        false
+    }
+
+    /// What the user should know about how the layer is taken.
+    fn note(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Makes `enum Op` and its dispatch from the table below.
+macro_rules! layers {
+    ($($module:ident :: $layer:ident = $($name:literal)|+;)*) => {
+        $(pub mod $module;)*
+
+        /// A layer of a known type with its parameters, or a fused element-wise node.
+        #[derive(Clone, Debug)]
+        pub enum Op {
+            $($layer($module::$layer),)*
+            /// Made by passes only: any mix of element-wise layers.
+            Pointwise(Pointwise),
+        }
+
+        /// Caffe's names of the layer types that caffec knows.
+        pub const TYPES: &[&str] = &[$($($name),+),*];
+
+        impl Op {
+            /// Errors: `Unsupported` for an unknown type, else what the layer says.
+            pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
+                match param.r#type() {
+                    $($($name)|+ => Ok(Op::$layer($module::$layer::from_param(param, cx)?)),)*
+                    other => Err(unknown_type(other, cx).into()),
+                }
+            }
+
+            pub fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
+                match self {
+                    $(Op::$layer(layer) => layer.infer(bottoms, cx),)*
+                    Op::Pointwise(_) => Ok(vec![bottoms[0].clone()]),
+                }
+            }
+
+            pub fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
+                match self {
+                    $(Op::$layer(layer) => layer.params(bottoms),)*
+                    Op::Pointwise(_) => Ok(Vec::new()),
+                }
+            }
+
+            pub fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+                match self {
+                    $(Op::$layer(layer) => layer.reference(bottoms, params, tops),)*
+                    Op::Pointwise(expr) => expr.reference(bottoms, &mut tops[0]),
+                }
+            }
+
+            pub fn pointwise(&self, bottoms: &[Shape], params: &[&Tensor]) -> Option<Pointwise> {
+                match self {
+                    $(Op::$layer(layer) => layer.pointwise(bottoms, params),)*
+                    Op::Pointwise(expr) => Some(expr.clone()),
+                }
+            }
+
+            pub fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
+                match self {
+                    $(Op::$layer(layer) => layer.macs(bottoms, tops),)*
+                    Op::Pointwise(_) => 0,
+                }
+            }
+
+            /// See [`Layer::inputs`].
+            pub fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+                match self {
+                    $(Op::$layer(layer) => layer.inputs(),)*
+                    Op::Pointwise(_) => None,
+                }
+            }
+
+            /// See [`Layer::is_view`].
+            pub fn is_view(&self) -> bool {
+                match self {
+                    $(Op::$layer(layer) => layer.is_view(),)*
+                    Op::Pointwise(_) => false,
+                }
+            }
+
+            /// See [`Layer::shares_storage`].
+            pub fn shares_storage(&self) -> bool {
+                match self {
+                    $(Op::$layer(layer) => layer.shares_storage(),)*
+                    Op::Pointwise(_) => false,
+                }
+            }
+
+            /// See [`Layer::note`].
+            pub fn note(&self) -> Option<String> {
+                match self {
+                    $(Op::$layer(layer) => layer.note(),)*
+                    Op::Pointwise(_) => None,
+                }
+            }
+
+            pub fn halo(&self, bottom: &Shape, top: &Shape) -> Halo {
+                match self {
+                    $(Op::$layer(layer) => layer.halo(bottom, top),)*
+                    Op::Pointwise(_) => Halo::default(),
+                }
+            }
+
+            pub fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+                match self {
+                    $(Op::$layer(layer) => layer.lower(node, b),)*
+                    Op::Pointwise(expr) => crate::lower::pointwise(b, node, expr),
+                }
+            }
+
+            /// Caffe's name of the type (the first, where there are several).
+            pub fn type_name(&self) -> &'static str {
+                match self {
+                    $(Op::$layer(_) => [$($name),+][0],)*
+                    Op::Pointwise(_) => "Pointwise",
+                }
+            }
+        }
+    };
+}
+
+layers! {
+    accuracy::Accuracy = "Accuracy";
+    argmax::ArgMax = "ArgMax";
+    batch_norm::BatchNorm = "BatchNorm";
+    bias::Bias = "Bias";
+    concat::Concat = "Concat";
+    convolution::Convolution = "Convolution";
+    data::Data = "Data";
+    deconvolution::Deconvolution = "Deconvolution";
+    dropout::Dropout = "Dropout";
+    dummy_data::DummyData = "DummyData";
+    eltwise::Eltwise = "Eltwise";
+    flatten::Flatten = "Flatten";
+    hdf5_data::Hdf5Data = "HDF5Data";
+    image_data::ImageData = "ImageData";
+    inner_product::InnerProduct = "InnerProduct";
+    input::Input = "Input";
+    lrn::Lrn = "LRN";
+    memory_data::MemoryData = "MemoryData";
+    pooling::Pooling = "Pooling";
+    power::Power = "Power";
+    prelu::PRelu = "PReLU";
+    relu::Relu = "ReLU";
+    reshape::Reshape = "Reshape";
+    scale::Scale = "Scale";
+    sigmoid::Sigmoid = "Sigmoid";
+    silence::Silence = "Silence";
+    slice::Slice = "Slice";
+    softmax::Softmax = "Softmax";
+    softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
+    split::Split = "Split";
+    tanh::TanH = "TanH";
+    window_data::WindowData = "WindowData";
+}
+
+fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
+    let d = cx.unsupported("type", format!("layer type `{name}`"));
+    match did_you_mean(name, TYPES.iter().copied()) {
+        Some(known) => d.help(format!("did you mean `{known}`?")),
+        None => d,
+    }
+}

@@ -1,0 +1,279 @@
+//! Filling the weights block: constants, and convolution weights in tile order.
+
+use super::conv::WeightStrides;
+use crate::ir::{Graph, ParamId};
+use crate::leaf::BLOCK;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Something to write into the weights block, from element `start` on.
+#[derive(Clone, Debug)]
+pub enum Pack {
+    Values { start: usize, values: Vec<f32> },
+    Tiles(TilePack),
+    Bias(BiasPack),
+}
+
+/// Convolution weights, `[block of 16 outputs][segment][tap][16]`.
+#[derive(Clone, Debug)]
+pub struct TilePack {
+    pub start: usize,
+    pub param: ParamId,
+    pub strides: WeightStrides,
+    /// Output channel blocks, each with its segments.
+    pub blocks: Vec<BlockPack>,
+    /// Output channels and input channels of a group.
+    pub outputs_per_group: usize,
+    pub inputs_per_group: usize,
+    pub outputs: usize,
+    pub kernel: [usize; 2],
+    pub order: SegmentOrder,
+    pub scale: Option<Arc<[f32]>>,
+}
+
+/// The input channels that a block of output channels reads, whole blocks.
+#[derive(Clone, Debug)]
+pub struct BlockPack {
+    pub block: usize,
+    pub first_input: usize,
+    pub inputs: usize,
+}
+
+/// What a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentOrder {
+    /// Input channel block, then kernel row, then kernel column; taps are 16 channels.
+    Blocked,
+    /// Input channel, then kernel row; taps are kernel columns.
+    Planar,
+    /// Input channel, kernel row, kernel column; one tap.
+    PlanarPoint,
+    /// Kernel row, then column; no taps: channel n of the block itself.
+    Depthwise,
+}
+
+/// `scale · bias + shift` per output channel, zeros to the end of the last block.
+#[derive(Clone, Debug)]
+pub struct BiasPack {
+    pub start: usize,
+    pub outputs: usize,
+    pub bias: Option<ParamId>,
+    pub scale: Option<Arc<[f32]>>,
+    pub shift: Option<Arc<[f32]>>,
+}
+
+impl TilePack {
+    fn block_len(&self, block: &BlockPack) -> usize {
+        let area = self.kernel[0] * self.kernel[1];
+        match self.order {
+            SegmentOrder::Depthwise => area * BLOCK,
+            _ => block.inputs * area * BLOCK,
+        }
+    }
+
+    /// Elements that the packed weights take.
+    pub fn packed_len(&self) -> usize {
+        self.blocks.iter().map(|b| self.block_len(b)).sum()
+    }
+
+    /// The kernel point and the input channel (within the block's range) of each run of
+    /// 16 packed elements, in order.
+    fn taps(&self, block: &BlockPack, mut each: impl FnMut(usize, usize, usize)) {
+        let [kh, kw] = self.kernel;
+        match self.order {
+            SegmentOrder::Blocked => {
+                for first in (0..block.inputs).step_by(BLOCK) {
+                    for (y, x) in points(kh, kw) {
+                        (first..first + BLOCK).for_each(|i| each(i, y, x));
+                    }
+                }
+            }
+            SegmentOrder::Planar | SegmentOrder::PlanarPoint => {
+                for i in 0..block.inputs {
+                    points(kh, kw).for_each(|(y, x)| each(i, y, x));
+                }
+            }
+            SegmentOrder::Depthwise => points(kh, kw).for_each(|(y, x)| each(0, y, x)),
+        }
+    }
+
+    /// Packs one block of output channels.
+    fn fill(&self, block: &BlockPack, weights: &[f32], out: &mut [f32]) {
+        let depthwise = self.order == SegmentOrder::Depthwise;
+        let lanes: Vec<Lane> = (0..BLOCK)
+            .map(|l| self.lane(block.block * BLOCK + l))
+            .collect();
+        let mut runs = out.chunks_exact_mut(BLOCK);
+        self.taps(block, |i, y, x| {
+            let run = runs.next().expect("as many runs as taps");
+            for (value, lane) in run.iter_mut().zip(&lanes) {
+                let input = if depthwise {
+                    lane.first_input
+                } else {
+                    block.first_input + i
+                };
+                *value = match input.checked_sub(lane.first_input) {
+                    Some(i) if lane.present && i < self.inputs_per_group => {
+                        let s = &self.strides;
+                        let at = lane.base
+                            + (i * s.input) as isize
+                            + y as isize * s.row
+                            + x as isize * s.column;
+                        lane.scaled(weights[at as usize])
+                    }
+                    _ => 0.0,
+                };
+            }
+        });
+    }
+
+    fn lane(&self, output: usize) -> Lane {
+        let group = output / self.outputs_per_group;
+        let within = output % self.outputs_per_group;
+        let s = &self.strides;
+        Lane {
+            present: output < self.outputs,
+            first_input: group * self.inputs_per_group,
+            base: s.base + (group * s.group + within * s.output) as isize,
+            scale: match &self.scale {
+                Some(scale) if output < self.outputs => Some(f64::from(scale[output])),
+                _ => None,
+            },
+        }
+    }
+}
+
+struct Lane {
+    present: bool,
+    first_input: usize,
+    base: isize,
+    scale: Option<f64>,
+}
+
+impl Lane {
+    fn scaled(&self, weight: f32) -> f32 {
+        match self.scale {
+            Some(scale) => (f64::from(weight) * scale) as f32,
+            None => weight,
+        }
+    }
+}
+
+fn points(kh: usize, kw: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..kh).flat_map(move |y| (0..kw).map(move |x| (y, x)))
+}
+
+/// Fills a zeroed weights block of the program's length, on all cores.
+///
+/// Panics if a parameter has no data.
+pub fn pack(graph: &Graph, packs: &[Pack], out: &mut [f32]) {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut rest = out;
+    let mut at = 0;
+    let mut sorted: Vec<&Pack> = packs.iter().collect();
+    sorted.sort_by_key(|p| p.start());
+    for pack in sorted {
+        let (_, tail) = rest.split_at_mut(pack.start() - at);
+        let (mine, tail) = tail.split_at_mut(pack.len());
+        (rest, at) = (tail, pack.start() + pack.len());
+        match pack {
+            Pack::Tiles(tiles) => {
+                let mut mine = mine;
+                for block in &tiles.blocks {
+                    let (head, tail) = mine.split_at_mut(tiles.block_len(block));
+                    jobs.push(Job {
+                        pack,
+                        block: Some(block),
+                        out: head,
+                    });
+                    mine = tail;
+                }
+            }
+            _ => jobs.push(Job {
+                pack,
+                block: None,
+                out: mine,
+            }),
+        }
+    }
+    run_jobs(graph, jobs);
+}
+
+struct Job<'a> {
+    pack: &'a Pack,
+    block: Option<&'a BlockPack>,
+    out: &'a mut [f32],
+}
+
+fn run_jobs(graph: &Graph, jobs: Vec<Job>) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs: Vec<std::sync::Mutex<Job>> = jobs.into_iter().map(std::sync::Mutex::new).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        // Decoding may copy a whole parameter: keep the last one for its other blocks.
+        let mut held: Option<(ParamId, Cow<[f32]>)> = None;
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut job = job.lock().expect("no job panics while locked");
+            let Job { pack, block, out } = &mut *job;
+            match (pack, block) {
+                (Pack::Tiles(tiles), Some(block)) => {
+                    if held.as_ref().is_none_or(|(id, _)| *id != tiles.param) {
+                        drop(held.take());
+                        held = Some((tiles.param, data(graph, tiles.param)));
+                    }
+                    let (_, weights) = held.as_ref().expect("just set");
+                    tiles.fill(block, weights, out);
+                }
+                (Pack::Bias(bias), _) => bias.fill(graph, out),
+                (Pack::Values { values, .. }, _) => out.copy_from_slice(values),
+                (Pack::Tiles(_), None) => unreachable!("tiles are split into blocks"),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+}
+
+fn data(graph: &Graph, param: ParamId) -> Cow<'_, [f32]> {
+    graph[param]
+        .data
+        .as_ref()
+        .expect("weights are assigned before packing")
+        .floats()
+}
+
+impl Pack {
+    fn start(&self) -> usize {
+        match self {
+            Pack::Values { start, .. } => *start,
+            Pack::Tiles(tiles) => tiles.start,
+            Pack::Bias(bias) => bias.start,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Pack::Values { values, .. } => values.len(),
+            Pack::Tiles(tiles) => tiles.packed_len(),
+            Pack::Bias(bias) => bias.outputs.next_multiple_of(BLOCK),
+        }
+    }
+}
+
+impl BiasPack {
+    fn fill(&self, graph: &Graph, out: &mut [f32]) {
+        let bias = self.bias.map(|p| data(graph, p));
+        let value = |of: &Option<Arc<[f32]>>, i: usize, none: f64| {
+            of.as_ref().map_or(none, |v| f64::from(v[i]))
+        };
+        for (i, out) in out.iter_mut().enumerate().take(self.outputs) {
+            let bias = bias.as_ref().map_or(0.0, |b| f64::from(b[i]));
+            *out = (bias * value(&self.scale, i, 1.0) + value(&self.shift, i, 0.0)) as f32;
+        }
+    }
+}

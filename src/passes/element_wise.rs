@@ -1,0 +1,69 @@
+//! Every element-wise layer becomes an `Op::Pointwise` node with its parameters
+//! baked in. A function inside an expression becomes a node of its own, because
+//! functions run as leaves on whole blobs.
+
+use super::expr::compact;
+use crate::ir::{Blob, BlobId, Graph, Node, Pointwise, Tensor, reference};
+use crate::layers::Op;
+
+pub fn run(graph: &mut Graph) {
+    let mut nodes = Vec::with_capacity(graph.nodes.len());
+    for node in std::mem::take(&mut graph.nodes) {
+        match expression(graph, &node) {
+            Some(expr) => split(graph, &node, expr, &mut nodes),
+            None => nodes.push(node),
+        }
+    }
+    graph.nodes = nodes;
+}
+
+fn expression(graph: &Graph, node: &Node) -> Option<Pointwise> {
+    // Weights of matrix products are big and cannot be element-wise.
+    if node.is_product() || node.tops.len() != 1 {
+        return None;
+    }
+    let params = reference::params(graph, node).expect("all parameters have data");
+    let params: Vec<&Tensor> = params.iter().collect();
+    node.op.pointwise(&graph.bottom_shapes(node), &params)
+}
+
+fn split(graph: &mut Graph, node: &Node, mut expr: Pointwise, nodes: &mut Vec<Node>) {
+    let mut bottoms = node.bottoms.clone();
+    for part in expr.parts_mut() {
+        hoist(graph, node, part, &mut bottoms, nodes);
+    }
+    nodes.push(pointwise(node, expr, &bottoms, node.tops[0]));
+}
+
+/// Moves functions in `expr`, innermost first, to nodes before this one.
+fn hoist(
+    graph: &mut Graph,
+    node: &Node,
+    expr: &mut Pointwise,
+    bottoms: &mut Vec<BlobId>,
+    nodes: &mut Vec<Node>,
+) {
+    for part in expr.parts_mut() {
+        hoist(graph, node, part, bottoms, nodes);
+    }
+    if expr.is_function() {
+        let blob = BlobId(graph.blobs.len() as u32);
+        let like: &Blob = &graph[node.tops[0]];
+        graph.blobs.push(like.clone());
+        let place = Pointwise::Bottom(bottoms.len());
+        let function = std::mem::replace(expr, place);
+        nodes.push(pointwise(node, function, bottoms, blob));
+        bottoms.push(blob);
+    }
+}
+
+fn pointwise(node: &Node, mut expr: Pointwise, bottoms: &[BlobId], top: BlobId) -> Node {
+    let bottoms = compact(&mut expr, bottoms, node.bottoms[0]);
+    Node {
+        op: Op::Pointwise(expr),
+        bottoms,
+        tops: vec![top],
+        params: Vec::new(),
+        ..node.clone()
+    }
+}

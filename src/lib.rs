@@ -30,7 +30,6 @@ pub mod passes;
 pub mod runtime;
 
 use diag::Result;
-use ir::Graph;
 use ir::Valid;
 use kernel::Checked;
 use leaf::Isa;
@@ -64,7 +63,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Plan {
     /// The graph after the passes, which the packs refer to.
-    pub graph: Graph,
+    pub graph: Valid,
     pub program: Checked,
     pub packs: Vec<Pack>,
 }
@@ -77,17 +76,21 @@ pub struct Plan {
 /// # Panics
 /// If the checker finds the program wrong: a bug of ours, never the user's file.
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
-    let graph = passes::run(graph.into_graph(), options.fuse);
+    let graph = passes::run(graph, options.fuse);
     plan_fused(graph, options)
 }
 
 /// [`plan`] for a graph that has been through the passes already.
-pub fn plan_fused(graph: Graph, options: &Options) -> Result<Plan> {
+pub fn plan_fused(graph: Valid, options: &Options) -> Result<Plan> {
     let (isa, chains) = (options.isa, options.chains);
     let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
     let packs = lowered.packs;
     match lowered.program.check() {
-        Ok(program) => Ok(Plan { graph, program, packs }),
+        Ok(program) => Ok(Plan {
+            graph,
+            program,
+            packs,
+        }),
         Err(bug) => panic!("caffec made a wrong program: {bug}"),
     }
 }

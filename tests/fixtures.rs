@@ -48,7 +48,10 @@ fn shapes(fixture: &str) -> BTreeMap<String, Shape> {
         _ => return BTreeMap::new(),
     };
     let shape = Shape::new(data).unwrap();
-    BTreeMap::from([("data".to_string(), shape), ("label".to_string(), Shape::new([4]).unwrap())])
+    BTreeMap::from([
+        ("data".to_string(), shape),
+        ("label".to_string(), Shape::new([4]).unwrap()),
+    ])
 }
 
 fn inputs(graph: &Graph) -> Vec<Tensor> {
@@ -92,7 +95,9 @@ fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 }
 
 fn assert_varied(what: &str, values: &[f32]) {
-    let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+    let (low, high) = values
+        .iter()
+        .fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
     assert!(values.len() < 2 || low < high, "{what} is constant: {low}");
 }
 
@@ -101,7 +106,11 @@ fn check(fixture: &str, batch: Option<usize>, inner: &[&str]) {
     let valid = load(fixture, batch, inner);
     let inputs = inputs(&valid);
     let want = ir::reference::run(&valid, &inputs, &valid.outputs).unwrap();
-    let names: Vec<String> = valid.outputs.iter().map(|&b| valid[b].name.clone()).collect();
+    let names: Vec<String> = valid
+        .outputs
+        .iter()
+        .map(|&b| valid[b].name.clone())
+        .collect();
     for (name, want) in names.iter().zip(&want) {
         assert_varied(&format!("{fixture}: {name}"), &want.data);
     }
@@ -116,16 +125,27 @@ fn check(fixture: &str, batch: Option<usize>, inner: &[&str]) {
             continue;
         }
         for (fuse, chains) in settings {
-            let options = Options { isa, fuse, chains, engine: Engine::Jit };
+            let options = Options {
+                isa,
+                fuse,
+                chains,
+                engine: Engine::Jit,
+            };
             let plan = plan(valid.clone(), &options).unwrap_or_else(|e| panic!("{fixture}: {e}"));
             let weights = plan.pack().unwrap();
-            let what = |engine: &str, name: &str| format!("{fixture} {isa} {fuse:?} {chains:?} {engine}: {name}");
+            let what = |engine: &str, name: &str| {
+                format!("{fixture} {isa} {fuse:?} {chains:?} {engine}: {name}")
+            };
             let jit = Executable::new(plan.program, weights, Engine::Jit).unwrap();
             let one = run(&jit, 1, &inputs);
             for ((name, got), want) in names.iter().zip(&one).zip(&want) {
                 assert_close(&what("jit", name), got, &want.data, 1e-4);
             }
-            assert!(one == run(&jit, 2, &inputs), "{}", what("2 threads", "differs"));
+            assert!(
+                one == run(&jit, 2, &inputs),
+                "{}",
+                what("2 threads", "differs")
+            );
         }
     }
 }

@@ -116,7 +116,11 @@ impl Layer for Lrn {
             let base = self.base(x, [plane / channels, plane % channels, h, w]);
             let power = base.powf(-f64::from(self.beta));
             let overwritten = self.in_place && self.region == Region::AcrossChannels;
-            let factor = if overwritten { power } else { f64::from(x.data[i]) };
+            let factor = if overwritten {
+                power
+            } else {
+                f64::from(x.data[i])
+            };
             *y = (factor * power) as f32;
         }
     }
@@ -165,7 +169,11 @@ mod tests {
             ..p
         };
         let y = forward::<Lrn>(&in_place, &[x], &[]);
-        assert_close(&y[0].data, &[1. / 49., 1. / 256., 1. / 225., 1. / 121.], 1e-7);
+        assert_close(
+            &y[0].data,
+            &[1. / 49., 1. / 256., 1. / 225., 1. / 121.],
+            1e-7,
+        );
     }
 
     #[test]
@@ -179,7 +187,11 @@ mod tests {
             };
             let y = forward::<Lrn>(&p, &[&x], &[]);
             let base = 1. + 3. * 14. / 9.;
-            assert_close(&y[0].data[..4], &[1. / base, 2. / base, 3. / base, 0.], 1e-7);
+            assert_close(
+                &y[0].data[..4],
+                &[1. / base, 2. / base, 3. / base, 0.],
+                1e-7,
+            );
             assert_close(&y[0].data[4..], &[0.75, 0., 0., 0.], 1e-7);
         }
     }
@@ -215,7 +227,10 @@ mod tests {
             })
         };
         let dims: &[&[usize]] = &[&[1, 2, 3, 4]];
-        assert_eq!(refusal::<Lrn>(&local_size(4), dims), "lrn_param.local_size: must be odd, not 4");
+        assert_eq!(
+            refusal::<Lrn>(&local_size(4), dims),
+            "lrn_param.local_size: must be odd, not 4"
+        );
         assert!(refusal::<Lrn>(&local_size(0), dims).ends_with("must be odd, not 0"));
         assert!(refusal::<Lrn>(&local_size(u32::MAX), dims).contains("larger"));
         assert!(refusal::<Lrn>(&local_size(5), &[&[1, 2, 3]]).starts_with("bottom: "));

@@ -23,14 +23,14 @@ pub fn main(model: &'static Model) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(message) => {
-            eprintln!("error: {}\n\n{}", message, usage(model));
+            complain(&format!("error: {}\n\n{}", message, usage(model)));
             return ExitCode::from(2);
         }
     };
     match start(model, &options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {}", message);
+            complain(&format!("error: {}", message));
             if options.worker || options.json {
                 let _ = say(&format!("{{\"error\": {}}}", json_string(&message)));
             }
@@ -340,6 +340,11 @@ fn serve(session: &mut Session, output: &Output) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Prints a line for people, if anybody listens.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "{}", line);
 }
 
 /// Prints a line at once.

@@ -117,6 +117,18 @@ fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
     }
 }
 
+/// The positions of a bottom that one position of a top depends on, along one axis:
+/// taps `dilation` apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Taps {
+    pub kernel: usize,
+    pub stride: usize,
+    pub pad: usize,
+    pub dilation: usize,
+    /// Turned round, as in a deconvolution: tops are `stride` times finer.
+    pub transposed: bool,
+}
+
 /// What each layer type provides.
 pub trait Layer: Sized {
     /// Reads the typed parameters; all checks that need no shapes.
@@ -137,6 +149,12 @@ pub trait Layer: Sized {
     /// The first top as an element-wise expression of bottoms and parameters, if that
     /// is what the layer is.
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
+        None
+    }
+
+    /// The window along height and width, if tops of the bottoms' height and width are
+    /// not made position by position (for receptive fields).
+    fn taps(&self, _bottoms: &[Shape]) -> Option<[Taps; 2]> {
         None
     }
 
@@ -239,6 +257,14 @@ macro_rules! layers {
                 match self {
                     $(Op::$layer(layer) => layer.macs(bottoms, tops),)*
                     Op::Pointwise(_) => 0,
+                }
+            }
+
+            /// See [`Layer::taps`].
+            pub fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+                match self {
+                    $(Op::$layer(layer) => layer.taps(bottoms),)*
+                    Op::Pointwise(_) => None,
                 }
             }
 

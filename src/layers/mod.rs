@@ -326,10 +326,12 @@ macro_rules! layers {
 }
 
 layers! {
+    abs_val::AbsVal = "AbsVal";
     accuracy::Accuracy = "Accuracy";
     argmax::ArgMax = "ArgMax";
     batch_norm::BatchNorm = "BatchNorm";
     bias::Bias = "Bias";
+    clip::Clip = "Clip";
     concat::Concat = "Concat";
     convolution::Convolution = "Convolution";
     data::Data = "Data";
@@ -337,11 +339,13 @@ layers! {
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
+    exp::Exp = "Exp";
     flatten::Flatten = "Flatten";
     hdf5_data::Hdf5Data = "HDF5Data";
     image_data::ImageData = "ImageData";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    log::Log = "Log";
     lrn::Lrn = "LRN";
     memory_data::MemoryData = "MemoryData";
     pooling::Pooling = "Pooling";
@@ -357,6 +361,7 @@ layers! {
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
     tanh::TanH = "TanH";
+    threshold::Threshold = "Threshold";
     window_data::WindowData = "WindowData";
 }
 

@@ -416,7 +416,7 @@ fn every_stage_can_be_seen() {
     fs::write(place.path("solver.prototxt"), "net: 'x' base_lr: 1").unwrap();
     assert_eq!(
         place.ok("dump solver.prototxt --at proto"),
-        "net: \"x\"\nbase_lr: 1\n"
+        "base_lr: 1\nnet: \"x\"\n"
     );
 }
 

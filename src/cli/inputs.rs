@@ -117,21 +117,21 @@ fn name_the_rest(args: &InputArgs, graph: &Graph, files: &mut Files) -> Result<(
     Ok(())
 }
 
-fn known<'a>(graph: &Graph, names: impl Iterator<Item = &'a String>) -> Result<()> {
+fn known<'a>(graph: &Graph, mut names: impl Iterator<Item = &'a String>) -> Result<()> {
     let inputs: Vec<&str> = graph
         .inputs
         .iter()
         .map(|&b| graph[b].name.as_str())
         .collect();
-    for name in names.filter(|n| !inputs.contains(&n.as_str())) {
-        let d = Diagnostic::invalid(format!("-i: the net has no input `{name}`"));
-        return Err(match did_you_mean(name, inputs.iter().copied()) {
-            Some(near) => d.help(format!("did you mean `{near}`?")),
-            None => d.help(inputs_of(graph)),
-        }
-        .into());
+    let Some(name) = names.find(|n| !inputs.contains(&n.as_str())) else {
+        return Ok(());
+    };
+    let d = Diagnostic::invalid(format!("-i: the net has no input `{name}`"));
+    Err(match did_you_mean(name, inputs.iter().copied()) {
+        Some(near) => d.help(format!("did you mean `{near}`?")),
+        None => d.help(inputs_of(graph)),
     }
-    Ok(())
+    .into())
 }
 
 fn unfed(graph: &Graph) -> Failure {

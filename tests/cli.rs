@@ -538,3 +538,51 @@ fn nets_from_standard_input() {
     let out = child.wait_with_output().unwrap();
     assert_eq!(json(&text(&out.stdout))["name"], "small");
 }
+
+/// Real files that must fail, each with one located message (where the file is text) and
+/// no panic. They are in the folder that `CAFFEC_ZOO` names.
+#[test]
+fn wrong_files_of_the_zoo() {
+    let Some(zoo) = std::env::var_os("CAFFEC_ZOO").map(PathBuf::from) else {
+        eprintln!("skipped: CAFFEC_ZOO is not set");
+        return;
+    };
+    let place = small();
+    place.tensor("digit.npy", &[1, 1, 28, 28], |i| (i % 7) as f32);
+    let lenet = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lenet.prototxt");
+    let mut told = 0;
+    for entry in fs::read_dir(&zoo).unwrap() {
+        let file = entry.unwrap().path();
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("bad.") {
+            let message = place.fails(1, &format!("summary {}", file.display()));
+            let first = message.lines().next().unwrap_or_default();
+            let place = first.strip_prefix(&format!("{}:", file.display()));
+            let place = place
+                .and_then(|p| p.split_once(": error: "))
+                .unwrap_or_else(|| {
+                    panic!("{name} has no place: {first}");
+                });
+            let numbers: Vec<Result<usize, _>> = place.0.split(':').map(str::parse).collect();
+            assert!(matches!(numbers[..], [Ok(_), Ok(_)]), "{first}");
+            told += 1;
+        }
+    }
+    assert!(
+        told >= 12,
+        "only {told} files called bad.* in {}",
+        zoo.display()
+    );
+    for entry in fs::read_dir(zoo.join("weights/bad-weights")).unwrap() {
+        let file = entry.unwrap().path();
+        let line = format!(
+            "run {} -i digit.npy --output-dir out -w {}",
+            lenet.display(),
+            file.display()
+        );
+        let message = place.fails(1, &line);
+        assert!(message.contains(&file.display().to_string()), "{message}");
+        told += 1;
+    }
+    eprintln!("{told} wrong files, each with its message");
+}

@@ -26,12 +26,10 @@ pub struct Options {
     pub batch: Option<usize>,
     /// Blobs wanted beside the outputs, by name.
     pub blobs: Vec<String>,
-    /// Names of the inputs that the caller feeds. What only other labels need then
-    /// drops out, and so does what no output needs. `None` keeps all that can stay.
+    /// Names of the inputs that the caller feeds. Losses and accuracies whose labels
+    /// are not among them then drop out, and so does what no output needs. `None` keeps
+    /// all that can stay.
     pub fed: Option<BTreeSet<String>>,
-    /// `DummyData` layers with constant fillers, none of whose tops is fed, compute
-    /// them; otherwise they are inputs.
-    pub fill_dummy_data: bool,
 }
 
 impl Options {
@@ -170,10 +168,8 @@ impl<'a> Builder<'a> {
             let note = Diagnostic::invalid(note).at(layer.span());
             self.notes.push(note.layer(layer.name()));
         }
-        if let Some(shapes) = op.inputs()
-            && !self.computes_dummy_data(layer, &op)
-        {
-            return self.inputs(i, shapes);
+        if let Some(shapes) = op.inputs() {
+            return self.inputs(i, &op, shapes);
         }
         let shapes: Vec<Shape> = bottoms
             .iter()
@@ -204,16 +200,8 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn computes_dummy_data(&self, layer: &Layer, op: &Op) -> bool {
-        let fed = layer.tops().iter().any(|top| self.options.feeds(top));
-        match op {
-            Op::DummyData(dummy) => self.options.fill_dummy_data && dummy.is_constant() && !fed,
-            _ => false,
-        }
-    }
-
     /// The tops of layer `i` as inputs of the graph.
-    fn inputs(&mut self, i: usize, declared: Vec<Option<Shape>>) -> Result<()> {
+    fn inputs(&mut self, i: usize, op: &Op, declared: Vec<Option<Shape>>) -> Result<()> {
         let layer = &self.layers[i];
         let mut shapes = Vec::new();
         for (name, declared) in layer.tops().iter().zip(declared) {
@@ -222,6 +210,11 @@ impl<'a> Builder<'a> {
         check_tops_shapes(layer, &[], &shapes)?;
         let tops = self.blobs(i, shapes);
         self.graph.inputs.extend(&tops);
+        if let Op::DummyData(dummy) = op {
+            let values = tops.iter().zip(&dummy.values);
+            let known = values.filter_map(|(&top, value)| value.map(|v| (top, v)));
+            self.graph.defaults.extend(known);
+        }
         self.name_tops(i, Some(&tops), None);
         Ok(())
     }
@@ -534,6 +527,7 @@ impl Graph {
             blobs: Vec::new(),
             params: Vec::new(),
             inputs: Vec::new(),
+            defaults: BTreeMap::new(),
             outputs: Vec::new(),
             names: BTreeMap::new(),
             chains: Vec::new(),
@@ -565,6 +559,7 @@ impl Graph {
         nodes.reverse();
         self.nodes = nodes;
         self.inputs.retain(|b| needed[b.0 as usize]);
+        self.defaults.retain(|b, _| needed[b.0 as usize]);
         self.names.retain(|_, b| needed[b.0 as usize]);
     }
 }

@@ -344,7 +344,7 @@ impl<'a> Builder<'a> {
     fn check_counts(&mut self, layer: &Layer) {
         let loss_weights = match layer.param.loss_weight.len() {
             0 => None,
-            given => Some(("loss_weight", given, layer.tops().len(), "top")),
+            given => Some(("loss_weight", given, labels::tops_in_caffe(layer), "top")),
         };
         let propagate = match layer.param.propagate_down.len() {
             0 => None,

@@ -56,6 +56,13 @@ pub fn dropped(
     (dropped, notes)
 }
 
+/// The number of tops that Caffe sees: it gives a loss without a top one of its own
+/// (`AutoTopBlobs`).
+pub fn tops_in_caffe(layer: &Layer) -> usize {
+    let loss = label(layer).is_some() && layer.type_name() != "Accuracy";
+    layer.tops().len().max(usize::from(loss))
+}
+
 /// The label's position, for a layer that judges and has one.
 fn label(layer: &Layer) -> Option<usize> {
     let (_, label) = JUDGES.iter().find(|(name, _)| *name == layer.type_name())?;

@@ -15,7 +15,7 @@ use crate::diag::{Diagnostic, Errors, Result, did_you_mean};
 use crate::frontend::Net;
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Op};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +97,10 @@ pub fn build(net: &Net, options: &Options) -> Built {
         errors: builder.errors,
     }
 }
+
+/// Only so many errors are explained by a search through the net, which takes time
+/// in proportion to its size.
+const EXPLAINED: usize = 20;
 
 struct Builder<'a> {
     layers: &'a [Layer<'a>],
@@ -327,6 +331,9 @@ impl<'a> Builder<'a> {
             &format!("bottom[{b}]"),
             format!("no layer makes bottom `{name}`"),
         );
+        if self.errors.len() > EXPLAINED {
+            return d;
+        }
         let makes = |l: &&Layer| l.tops().contains(name) && !l.bottoms().contains(name);
         if let Some(later) = self.layers[i..].iter().find(makes) {
             return later.explain(d, "a later layer makes it");
@@ -364,9 +371,10 @@ impl<'a> Builder<'a> {
     /// does not recognise or that would have no defined result.
     fn check_tops(&mut self, i: usize) {
         let layer = &self.layers[i];
+        let mut seen = HashSet::new();
         for (t, name) in layer.tops().iter().enumerate() {
             let field = format!("top[{t}]");
-            let error = if layer.tops()[..t].contains(name) {
+            let error = if !seen.insert(name) {
                 Some(layer.invalid(&field, format!("`{name}` is named twice as a top")))
             } else if !layer.in_place(t) {
                 let maker = self.names.get(name.as_str()).map(|n| n.maker);

@@ -28,10 +28,9 @@ impl Layer for DummyData {
                 .map(|f| (f.r#type() == "constant").then(|| f.value()))
                 .collect(),
         };
-        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("dummy_data_param"));
         let shapes: Result<Vec<Shape>> = dims(&dummy, cx)?
             .iter()
-            .map(|dims| Shape::from_i64(dims).map_err(|e| e.map(place)))
+            .map(|dims| cx.locate("dummy_data_param", Shape::from_i64(dims)))
             .collect();
         Ok(DummyData {
             shapes: shapes?,

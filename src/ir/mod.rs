@@ -4,8 +4,8 @@
 //! written once, every shape is known and every layer's parameters are typed.
 //! Passes turn graphs into graphs; lowering reads the last one.
 
-mod epilogue;
 pub mod build;
+mod epilogue;
 pub mod graph;
 mod labels;
 pub mod pointwise;

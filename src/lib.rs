@@ -1,4 +1,25 @@
 //! caffec: the compiler for legacy Caffe models.
+//!
+//! The listing of this folder is the pipeline:
+//!
+//! | room | takes | gives |
+//! |---|---|---|
+//! | [`frontend`] | prototxt and caffemodel files of any age | V2 messages with the places of every field; weights |
+//! | [`ir`] | the net's messages | a [`ir::Valid`] graph: every blob written once, every shape known |
+//! | [`layers`] | | one file for each layer type: parameters, shapes, meaning, lowering |
+//! | [`passes`] | a graph | a smaller graph of the same meaning |
+//! | [`lower`] | a graph | a [`kernel::Program`] for one ISA, and what its weights block holds |
+//! | [`kernel`] | a program | a [`kernel::Checked`] program, the only kind that runs |
+//! | [`leaf`] | | micro-kernels that programs call, as Rust source |
+//! | [`backend`] | a checked program | machine code, or one Rust source file |
+//! | [`runtime`] | machine code, weights | an [`runtime::exec::Executable`] that runs; also files of tensors and pictures |
+//! | [`summary`] | a graph | its figures |
+//! | `cli` (of the program) | arguments | an exit code; the only printing |
+//!
+//! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
+//! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
+//! nothing between `frontend` and the command line reads or writes files.
+
 pub mod backend;
 pub mod diag;
 pub mod frontend;
@@ -9,3 +30,90 @@ pub mod leaf;
 pub mod lower;
 pub mod passes;
 pub mod runtime;
+pub mod summary;
+
+use diag::Result;
+use ir::Valid;
+use kernel::Checked;
+use leaf::Isa;
+use lower::{Chains, Pack};
+use passes::Fuse;
+use runtime::arena::Block;
+use runtime::exec::{Engine, Executable};
+
+/// What a compilation may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub isa: Isa,
+    pub fuse: Fuse,
+    pub chains: Chains,
+    pub engine: Engine,
+}
+
+impl Default for Options {
+    /// The best that this CPU can do.
+    fn default() -> Self {
+        Options {
+            isa: Isa::detect(),
+            fuse: Fuse::All,
+            chains: Chains::WhereItPays,
+            engine: Engine::Jit,
+        }
+    }
+}
+
+/// A net lowered for one ISA, before its weights are packed.
+#[derive(Debug)]
+pub struct Plan {
+    /// The graph after the passes, which the packs refer to.
+    pub graph: Valid,
+    pub program: Checked,
+    pub packs: Vec<Pack>,
+}
+
+/// From a valid graph, whose parameters have data, to a program that can run or be
+/// printed.
+///
+/// Errors: `Unsupported`, naming every layer that has no lowering.
+///
+/// # Panics
+/// If the checker finds the program wrong: a bug of ours, never the user's file.
+pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
+    let graph = passes::run(graph, options.fuse);
+    plan_fused(graph, options)
+}
+
+/// [`plan`] for a graph that has been through the passes already.
+pub fn plan_fused(graph: Valid, options: &Options) -> Result<Plan> {
+    let (isa, chains) = (options.isa, options.chains);
+    let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
+    let packs = lowered.packs;
+    match lowered.program.check() {
+        Ok(program) => Ok(Plan {
+            graph,
+            program,
+            packs,
+        }),
+        Err(bug) => panic!("caffec made a wrong program: {bug}"),
+    }
+}
+
+impl Plan {
+    /// The weights block, packed on all cores.
+    ///
+    /// Errors: the system refuses the memory.
+    pub fn pack(&self) -> Result<Block> {
+        let mut block = Block::zeroed(self.program.weights_len)?;
+        lower::pack(&self.graph, &self.packs, &mut block);
+        Ok(block)
+    }
+}
+
+/// From a valid graph, whose parameters have data, to something that runs.
+///
+/// Errors: those of [`plan`]; the system refuses memory.
+pub fn compile(graph: Valid, options: &Options) -> Result<Executable> {
+    let plan = plan(graph, options)?;
+    let weights = plan.pack()?;
+    Executable::new(plan.program, weights, options.engine)
+}

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use caffec::backend::rust::{Emit, Weights, write_weights};
@@ -500,35 +500,56 @@ fn compiles_in_every_edition_and_place() {
                 emitted.rustc(&["--edition", edition, kind, "--emit=metadata", file]);
             }
         }
-        // As on a machine of another kind.
-        let source = fs::read_to_string(emitted.path("net.rs")).unwrap();
-        let other = source.replace("target_arch = \"x86_64\"", "target_arch = \"vax\"");
-        assert_ne!(source, other);
-        emitted.write("other.rs", other);
-        let allow = ["-A", "unexpected_cfgs"];
-        emitted.rustc(
-            &[
-                &allow[..],
-                &["--crate-type=lib", "--emit=metadata", "other.rs"],
-            ]
-            .concat(),
-        );
+        as_on_another_machine(&emitted);
+        let one = Emitted::new(&programs[..1], &noise(weights_len, 1), false, true);
+        one.rustc(&["--crate-type=lib", "--emit=metadata", "net.rs"]);
+        as_on_another_machine(&one);
     }
 }
 
-/// Values of the outputs, one blob after the other, as bits.
-fn interpret(program: &Checked, weights: &[f32], input: &[f32]) -> Vec<Vec<u8>> {
+fn as_on_another_machine(emitted: &Emitted) {
+    let source = fs::read_to_string(emitted.path("net.rs")).unwrap();
+    let other = source.replace("target_arch = \"x86_64\"", "target_arch = \"vax\"");
+    assert_ne!(source, other);
+    emitted.write("other.rs", other);
+    let allow = ["-A", "unexpected_cfgs", "--crate-type=lib"];
+    emitted.rustc(&[&allow[..], &["--emit=metadata", "other.rs"]].concat());
+}
+
+/// What is printed for [`maps`], without the pasted files, is kept beside this file: a
+/// change is to be looked at.
+#[test]
+fn printed_steps_are_as_they_were() {
+    let programs = for_all_isas(maps);
+    let programs: Vec<_> = programs.iter().collect();
+    let emitted = Emitted::new(&programs, &noise(MAPS_WEIGHTS, 1), false, false);
+    let source = fs::read_to_string(emitted.path("net.rs")).unwrap();
+    // Pasted modules are not indented.
+    let end = source.find("\npub mod ").unwrap();
+    let is_fingerprint = |line: &&str| line.trim_start().starts_with("fingerprint:");
+    let lines = source[..end].lines().filter(|line| !is_fingerprint(line));
+    let printed: String = lines.map(|line| format!("{line}\n")).collect();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rust/maps.rs.txt");
+    if fs::read_to_string(&golden).ok().as_ref() != Some(&printed) {
+        fs::create_dir_all(golden.parent().unwrap()).unwrap();
+        fs::write(&golden, printed).unwrap();
+        panic!("{} has changed: see `git diff`", golden.display());
+    }
+}
+
+/// The bytes of each output blob.
+fn compute(engine: Engine, program: &Checked, weights: &[f32], input: &[f32]) -> Vec<Vec<u8>> {
     let weights = Block::from_slice(weights).unwrap();
-    let net = Executable::new(program.clone(), weights, Engine::Interpreter).unwrap();
+    let net = Executable::new(program.clone(), weights, engine).unwrap();
     let mut outputs: Vec<_> = program.outputs.iter().map(|p| vec![0.0; p.len()]).collect();
     let mut slices: Vec<_> = outputs.iter_mut().map(|o| &mut o[..]).collect();
-    let mut context = net.context(1).unwrap();
+    let mut context = net.context(2).unwrap();
     net.run(&mut context, &[input], &mut slices).unwrap();
     outputs.iter().map(|o| bytes(o)).collect()
 }
 
 #[test]
-fn computes_what_the_interpreter_does() {
+fn computes_what_the_other_engines_do() {
     for (program, weights_len) in [
         (maps as fn(Isa) -> _, MAPS_WEIGHTS),
         (leaves, LEAVES_WEIGHTS),
@@ -541,7 +562,8 @@ fn computes_what_the_interpreter_does() {
         emitted.rustc(&["-O", "net.rs"]);
         emitted.write("x.raw", bytes(&input));
         for program in programs.iter().filter(|p| p.isa.available()) {
-            let expected = interpret(program, &weights, &input);
+            let expected = compute(Engine::Interpreter, program, &weights, &input);
+            assert_eq!(compute(Engine::Jit, program, &weights, &input), expected);
             let distinct: HashSet<_> = expected.iter().flat_map(|o| o.chunks(4)).collect();
             assert!(distinct.len() > 50, "a test on almost nothing");
             for threads in ["1", "2", "5"] {

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use caffec::diag::{Errors, Sources};
 use caffec::frontend::binary::WeightsFile;
 use caffec::frontend::proto::{NetParameter, Phase, SolverParameter};
-use caffec::frontend::schema::{parse_text, print_text, print_wire};
 use caffec::frontend::upgrade::{upgrade_net, upgrade_solver};
-use caffec::frontend::{State, load_net};
+use caffec::frontend::{State, load_net, parse_text, print_text, print_wire};
 use serde_json::Value;
 
 fn folder(variable: &str) -> Option<PathBuf> {
@@ -308,8 +307,11 @@ fn nets_have_the_layers_of_their_state() {
     conclude("layers and their order", cases.len(), &failures);
 }
 
-/// Names, types and numbers of a weights file.
-fn contents(path: &Path) -> Result<Vec<(String, Vec<Vec<f32>>)>, String> {
+/// A layer's name and the numbers of each of its blobs.
+type LayerNumbers = (String, Vec<Vec<f32>>);
+
+/// All layers of a weights file.
+fn contents(path: &Path) -> Result<Vec<LayerNumbers>, String> {
     let weights = WeightsFile::open(path).map_err(|e| e.to_string())?;
     let blobs = |l: &caffec::frontend::binary::WeightLayer| {
         let numbers = l.blobs.iter().map(|b| b.data.floats().into_owned());
@@ -324,7 +326,7 @@ fn weights_case(folder: &Path) -> Result<(), String> {
     let case: Value = serde_json::from_slice(&fs::read(folder.join("case.json")).unwrap()).unwrap();
     let tags = case["tags"].as_array().into_iter().flatten();
     let may_refuse = case["expect"] == "refuse" || tags.into_iter().any(|t| t == "refusal-welcome");
-    let with_blobs = |layers: Vec<(String, Vec<Vec<f32>>)>| {
+    let with_blobs = |layers: Vec<LayerNumbers>| {
         let kept = layers.into_iter().filter(|(_, blobs)| !blobs.is_empty());
         kept.collect::<Vec<_>>()
     };

@@ -26,8 +26,9 @@ use crate::kernel::{
 };
 use crate::leaf::{Isa, Leaf};
 
-/// Windows of up to this many points are unrolled.
-const UNROLL: u64 = 16;
+/// Windows are unrolled up to this many points and operations.
+const UNROLL_POINTS: u64 = 16;
+const UNROLL_OPERATIONS: u64 = 128;
 
 const F32_BYTES: i64 = 4;
 
@@ -221,9 +222,10 @@ impl Emitter<'_, '_> {
                 vars.push((var, rest));
             } else {
                 let n = self.int(n.into());
-                let value = self.b.ins().urem(rest, n);
-                rest = self.b.ins().udiv(rest, n);
-                vars.push((var, value));
+                let quotient = self.b.ins().udiv(rest, n);
+                let whole = self.b.ins().imul(quotient, n);
+                vars.push((var, self.b.ins().isub(rest, whole)));
+                rest = quotient;
             }
         }
         self.scope.vars.extend(vars.into_iter().rev());
@@ -528,7 +530,7 @@ impl Emitter<'_, '_> {
             let value = self.eval(value, chunks);
             return self.binary(op, &acc, &value);
         };
-        if points(window) > UNROLL {
+        if !unrolls(window, value) {
             let before = self.scope.clone();
             let acc = self.counted_loop(var, extent, &acc, |this, acc| {
                 this.reduce(op, inner, value, chunks, acc)
@@ -659,10 +661,28 @@ fn points(window: &[(Var, u32)]) -> u64 {
         .fold(1, |n, &(_, extent)| n.saturating_mul(extent.into()))
 }
 
+fn unrolls(window: &[(Var, u32)], value: &Expr) -> bool {
+    let points = points(window);
+    points <= UNROLL_POINTS && points.saturating_mul(operations(value)) <= UNROLL_OPERATIONS
+}
+
+/// Operations that an expression becomes, with windows inside it unrolled.
+fn operations(e: &Expr) -> u64 {
+    let inside = e
+        .operands()
+        .into_iter()
+        .map(operations)
+        .fold(0, u64::saturating_add);
+    match e {
+        Expr::Reduce { window, .. } => points(window).saturating_mul(inside),
+        _ => inside.saturating_add(1),
+    }
+}
+
 fn has_window_loop(value: &Expr) -> bool {
     let mut found = false;
     value.visit(&mut |e| {
-        found |= matches!(e, Expr::Reduce { window, .. } if points(window) > UNROLL);
+        found |= matches!(e, Expr::Reduce { window, value, .. } if !unrolls(window, value));
     });
     found
 }

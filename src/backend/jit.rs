@@ -78,10 +78,13 @@ pub fn clif(program: &Checked) -> Result<String> {
     Ok(text)
 }
 
+/// What Cranelift's modules fail with; large, so boxed.
+type Failure = Box<ModuleError>;
+
 fn refused(error: &ModuleError) -> Errors {
     let message = format!("cannot make machine code: {error}");
     Diagnostic::new(Kind::Io, message)
-        .help("use the interpreter, or emit Rust source instead")
+        .help("emit Rust source instead")
         .into()
 }
 
@@ -121,7 +124,7 @@ impl Unit {
         Ok(unit)
     }
 
-    fn declare(&mut self, program: &Program) -> Result<(), ModuleError> {
+    fn declare(&mut self, program: &Program) -> Result<(), Failure> {
         for leaf in leaves(program) {
             let signature = leaf_signature(&self.module, leaf);
             let name = leaf.name(program.isa);
@@ -154,7 +157,7 @@ impl Unit {
         func
     }
 
-    fn define_all(&mut self, program: &Program) -> Result<Vec<StepFn>, ModuleError> {
+    fn define_all(&mut self, program: &Program) -> Result<Vec<StepFn>, Failure> {
         let signature = step_signature(&self.module);
         let mut ids = Vec::with_capacity(program.steps.len());
         let mut context = Context::new();

@@ -189,7 +189,11 @@ pub fn read_blob(name: &str, bytes: Vec<u8>) -> Result<WeightBlob> {
         file: Arc::new(Contents::Read(bytes)),
     };
     walk.check_is_binary("an array")?;
-    walk.blob(walk.file.bytes(), None, 0)
+    let blob = walk.blob(walk.file.bytes(), None, 0)?;
+    match blob.data.is_empty() {
+        true => Err(walk.error("the array holds no numbers", 0).into()),
+        false => Ok(blob),
+    }
 }
 
 /// Whether the bytes are text rather than binary protobuf; that of an empty file is.
@@ -233,7 +237,12 @@ impl Walk<'_> {
         let mut layers: [Vec<WeightLayer>; 2] = Default::default();
         for record in wire::records(bytes) {
             let record = record.map_err(|e| self.broken_net(ty, e))?;
-            let layer_type = ty.numbered(record.number).and_then(layer_type);
+            let field = ty.numbered(record.number);
+            if let (Some("name"), Payload::Varint(_)) = (field.map(|f| &*f.name), record.payload) {
+                let why = "this is no net: a solver state or an array starts like this";
+                return Err(self.error(why, 0).into());
+            }
+            let layer_type = field.and_then(layer_type);
             if let (Some(layer_type), Payload::Bytes(inside)) = (layer_type, record.payload) {
                 let old = usize::from(layer_type.name == "caffe.V1LayerParameter");
                 layers[old].push(self.layer(inside, layer_type)?);
@@ -525,7 +534,7 @@ impl<'a> Strip<'a> {
             missing.retain(|f| f.number != record.number);
             match ty
                 .numbered(record.number)
-                .filter(|f| fits(f, record.payload))
+                .filter(|f| f.fits(record.payload))
             {
                 Some(field) => self.field(field, record.payload, out)?,
                 None => {
@@ -576,17 +585,6 @@ impl<'a> Strip<'a> {
         let offset = offset(self.whole, at);
         Diagnostic::invalid(format!("{}: at byte {offset}: {why}", self.name))
     }
-}
-
-/// Whether the payload is one that the field may have, packed or not.
-fn fits(field: &FieldType, payload: Payload) -> bool {
-    let own = match field.kind.wire_type() {
-        WireType::Varint => matches!(payload, Payload::Varint(_)),
-        WireType::ThirtyTwoBit => matches!(payload, Payload::Fixed32(_)),
-        WireType::SixtyFourBit => matches!(payload, Payload::Fixed64(_)),
-        _ => matches!(payload, Payload::Bytes(_)),
-    };
-    own || field.repeated() && matches!(payload, Payload::Bytes(_))
 }
 
 #[cfg(test)]
@@ -734,6 +732,8 @@ mod tests {
             "w: this is text, not weights in binary form"
         );
         assert!(error(b"\x89HDF\r\n\x1a\n\0").contains("HDF5"));
+        assert!(error(&[8, 1]).contains("solver state"));
+        assert!(read_blob("b", vec![8, 1]).is_err());
         assert!(error(b"<html>").contains("HTML"));
         assert!(error(b"version https://git-lfs.github.com/spec/v1\n").contains("git-lfs"));
         assert!(

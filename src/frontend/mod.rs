@@ -7,24 +7,31 @@
 //! no include rule and no layer without a phase is left, and nothing else knows
 //! protobuf.
 //!
-//! The way of a text file: [`text`] (tokens, tree) → [`schema`] (tree → message, and
-//! printing) → [`upgrade`] (V0, V1, legacy inputs) → [`filter`] (phase, level, stage).
-//! Binary files go through [`wire`] and [`binary`]. Start reading at [`load_net`].
+//! The way of a text file: [`text`] (tokens, tree) → `bind` (tree → message and
+//! [`Spans`], by the [`schema`]) → [`upgrade`] (V0, V1, legacy inputs) → [`filter`]
+//! (phase, level, stage); `print` is the way back. Binary files go through [`wire`] and
+//! [`binary`]. Start reading at [`load_net`].
 
 pub mod binary;
+mod bind;
 pub mod filter;
+mod print;
 pub mod schema;
 mod source;
+mod spans;
 pub mod text;
 pub mod upgrade;
 pub mod weights;
 pub mod wire;
 
+pub use bind::{Parsed, parse_text};
+pub use print::{print_text, print_wire};
 pub use source::LayerSource;
+pub use spans::Spans;
 
 use crate::diag::{Diagnostic, Errors, FileId, Result, Sources, Span};
 use proto::{LayerParameter, NetParameter, NetState, Phase, SolverParameter};
-use schema::{MessageType, Parsed, Schema, Spans, parse_text, print_text, print_wire};
+use schema::{MessageType, Schema};
 
 /// The message types of `proto/caffe.proto`.
 pub mod proto {

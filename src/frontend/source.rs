@@ -1,6 +1,6 @@
 //! Where the layers of an upgraded net stand in the file.
 
-use super::schema::{Spans, split_index};
+use super::spans::{Spans, split_index};
 use crate::diag::Span;
 
 /// What a layer was made of. Answers for the fields of the upgraded layer, also

@@ -5,12 +5,11 @@
 //! Tokens are parsed with nom, the nesting with an explicit stack, so that depth
 //! costs memory only and the time is linear. The parser stops at the first error
 //! and hands out the tree up to there: a field that the schema refuses may come
-//! earlier, and then that is the error to tell (see [`super::schema`]).
+//! earlier, and then that is the error to tell (see [`super::parse_text`]).
 //!
 //! Start reading at [`parse`]. The rules are those of protobuf 3.21's
 //! `TextFormat::Parser` and `io::Tokenizer`.
 
-use std::borrow::Cow;
 use std::num::NonZeroU32;
 
 use nom::branch::alt;
@@ -376,7 +375,7 @@ impl<'a> TreeParser<'a> {
             }
             Err(nom::Err::Error(fault) | nom::Err::Failure(fault)) => {
                 let at = (self.text.len() - fault.at.len()) as u32;
-                Err(self.error(at, &fault.expected))
+                Err(self.error(at, fault.expected))
             }
             Err(nom::Err::Incomplete(_)) => unreachable!("complete parsers know the end"),
         }
@@ -455,16 +454,16 @@ fn conflict_marker(text: &[u8], at: u32) -> Option<&'static str> {
 
 /// A token that could not be read, and where.
 #[derive(Debug)]
-pub struct Fault<'a> {
+struct Fault<'a> {
     at: &'a [u8],
-    expected: Cow<'static, str>,
+    expected: &'static str,
 }
 
 impl<'a> ParseError<&'a [u8]> for Fault<'a> {
     fn from_error_kind(at: &'a [u8], _: ErrorKind) -> Self {
         Fault {
             at,
-            expected: Cow::Borrowed("unexpected text"),
+            expected: "unexpected text",
         }
     }
 
@@ -476,10 +475,7 @@ impl<'a> ParseError<&'a [u8]> for Fault<'a> {
 type Parse<'a, T> = IResult<&'a [u8], T, Fault<'a>>;
 
 fn fail<'a, T>(at: &'a [u8], expected: &'static str) -> Parse<'a, T> {
-    Err(nom::Err::Failure(Fault {
-        at,
-        expected: Cow::Borrowed(expected),
-    }))
+    Err(nom::Err::Failure(Fault { at, expected }))
 }
 
 /// Requires a parser to match, or else says what was expected.

@@ -13,8 +13,8 @@ use super::proto::{
     BlobShape, InputParameter, LayerParameter, NetParameter, ParamSpec, SolverParameter,
     TransformationParameter, V0LayerParameter, V1LayerParameter, solver_parameter::SolverType,
 };
-use super::schema::Spans;
 use super::source::LayerSource;
+use super::spans::Spans;
 use crate::diag::{Diagnostic, Result};
 
 /// A net in the current format.
@@ -590,7 +590,7 @@ fn inputs_to_layer(
     if !shapes.is_empty() && !dims.is_empty() {
         note("input_dim", "input_dim has no effect beside input_shape");
     }
-    let shapes_ragged = shapes.is_empty() && dims.len() % 4 != 0;
+    let shapes_ragged = shapes.is_empty() && !dims.len().is_multiple_of(4);
     let dims_shape = |four: &[i32]| BlobShape {
         dim: four.iter().map(|&d| d.into()).collect(),
     };
@@ -664,7 +664,7 @@ pub fn upgrade_solver(solver: &mut SolverParameter, spans: Option<&Spans>) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema::{parse_text, print_text};
+    use super::super::{parse_text, print_text};
     use super::*;
     use crate::diag::Sources;
 

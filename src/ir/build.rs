@@ -297,15 +297,16 @@ impl<'a> Builder<'a> {
         };
         let shape = self.graph.shape(old).clone();
         let view = self.graph.add_blob(name, shape.clone());
+        let maker = &self.layers[entry.maker];
         self.graph.nodes.push(Node {
-            name: name.to_string(),
+            name: maker.name().to_string(),
             op: Op::Reshape(Reshape::to(&shape)),
             bottoms: vec![written],
             tops: vec![view],
             params: Vec::new(),
             epilogue: Epilogue::default(),
             layers: Vec::new(),
-            at: self.layers[entry.maker].span(),
+            at: maker.span(),
         });
         entry.blob = Some(view);
         entry.from = Some(written);

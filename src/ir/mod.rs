@@ -5,6 +5,7 @@
 //! Passes turn graphs into graphs; lowering reads the last one.
 
 pub mod build;
+mod dump;
 mod epilogue;
 pub mod graph;
 mod labels;
@@ -13,6 +14,8 @@ pub mod reference;
 pub mod shape;
 mod sharing;
 pub mod tensor;
+#[cfg(test)]
+mod tests;
 mod valid;
 mod verify;
 mod wiring;

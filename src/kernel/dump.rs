@@ -202,3 +202,90 @@ fn binary(op: BinaryOp) -> &'static str {
         BinaryOp::Min => "min",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::{at, for_loop, load, map};
+    use crate::kernel::{TableId, Var};
+    use crate::leaf::{Isa, Leaf};
+
+    #[test]
+    fn a_program_reads_line_by_line() {
+        let (i, j, k) = (Var(0), Var(1), Var(2));
+        let mut p = Program::empty(Isa::Portable);
+        p.name = "a\u{1b}b".into();
+        let (src, w) = (p.input(64), p.weights(4));
+        let (middle, out) = (p.arena(48), p.output(48));
+        p.table((0..40).collect());
+        p.table(vec![-1, 2]);
+        let max = Expr::Reduce {
+            op: BinaryOp::Max,
+            init: f32::NEG_INFINITY,
+            window: vec![(k, 2)],
+            value: Box::new(load(&at(src, 3, &[(j, 4), (i, -16), (k, 1)]))),
+        };
+        let sum = Expr::Fma(
+            Box::new(max),
+            Box::new(Expr::Splat(at(w, 0, &[]))),
+            Box::new(Expr::Unary(UnaryOp::Neg, Box::new(Expr::Const(0.5)))),
+        );
+        let body = vec![for_loop(j, 4, vec![map(4, at(middle, 0, &[(i, -1)]), sum)])];
+        p.step(&[(i, 3)], body);
+        p.steps[0].about = "a\nline".into();
+        let args = vec![
+            Arg::Addr(at(middle, -2, &[(i, 1)])),
+            Arg::Null,
+            Arg::Table(TableId(1)),
+            Arg::Len(7),
+            Arg::F32(-0.0),
+        ];
+        let leaf = Leaf::Copy;
+        p.step(&[], vec![Stmt::Call { leaf, args }]);
+        let less = Expr::Less {
+            a: Box::new(load(&at(middle, 0, &[]))),
+            b: Box::new(Expr::Const(f32::NAN)),
+            x: Box::new(Expr::Const(1.0e-40)),
+            y: Box::new(Expr::Const(1.0)),
+        };
+        p.step(&[], vec![map(1, at(out, 47, &[]), less)]);
+        let expected = "\
+program `a\\u{1b}b` for portable
+arena 48, weights 4, scratch 0
+input 0: `in0` [64]
+output 0: `out0` [48]
+b0: input 0, 64 elements, `in0`
+b1: weights at 0, 4 elements, `w0`
+b2: arena at 0, 48 elements, `a0`
+b3: output 0, 48 elements, `out0`
+t0: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, \
+24, 25, 26, 27, 28, 29, 30, 31, …] 40 entries, SUM
+t1: [-1, 2]
+
+step 0 `layer0`
+  # a\\nline
+  # 0 macs, 0 bytes
+  tasks [i0 < 3] cost 1000000
+    for i1 < 4
+      map x4 b2[-i0] = fma(reduce max [i2 < 2] from -inf (b0[4·i1 - 16·i0 + i2 + 3]), \
+splat b1[0], neg(0.5))
+
+step 1 `layer1`
+  # 0 macs, 0 bytes
+  tasks [] cost 1000000
+    call NAME(src=b2[i0 - 2], dst=null, rows=t1, len=7, src_stride=-0.0)
+
+step 2 `layer2`
+  # 0 macs, 0 bytes
+  tasks [] cost 1000000
+    map x1 b3[47] = if(b2[0] < NaN, 1e-40, 1.0)
+";
+        let sum = p.dump().split("40 entries, ").nth(1).unwrap()[..16].to_string();
+        let expected = expected
+            .replace("SUM", &sum)
+            .replace("NAME", &leaf.name(Isa::Portable));
+        assert_eq!(p.dump(), expected);
+        p.tables[0][39] = 0;
+        assert_ne!(p.dump(), expected, "what is cut still counts");
+    }
+}

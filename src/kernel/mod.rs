@@ -41,6 +41,9 @@ id!(BufferId, "b");
 id!(TableId, "t");
 
 /// A lowered net for one ISA, with fixed shapes.
+///
+/// Variables are numbered from 0, anew in each region if wanted; one that is visible
+/// is not bound again.
 #[derive(Clone, Debug)]
 pub struct Program {
     /// The net's name, as the user wrote it.
@@ -94,11 +97,13 @@ pub enum Place {
     Input(usize),
     /// The user's output number n.
     Output(usize),
-    /// Lives from its first to its last use; shares memory with others that do not.
+    /// Lives from the first step that touches it, which must write it, to the last;
+    /// shares memory with others that do not live then.
     Arena(usize),
     /// Packed weights; read only.
     Weights(usize),
-    /// Private to a thread and, in content, to a task.
+    /// Private to a thread and, in content, to a task, whose first use writes it. The
+    /// scratch buffers of one region do not share memory.
     Scratch(usize),
 }
 
@@ -142,9 +147,11 @@ pub enum Stmt {
         body: Vec<Stmt>,
     },
     /// `dst[l] = value(l)` for `l` in `0..lanes` (1, 4, 8 or 16). The destination may be
-    /// one of the sources at exactly the same address, else it does not overlap them.
+    /// a `Load` of the value at exactly the same address, else it does not overlap what
+    /// is loaded.
     Map { lanes: u32, dst: Addr, value: Expr },
-    /// Runs a leaf with arguments as listed by [`Leaf::params`].
+    /// Runs a leaf with arguments as listed by [`Leaf::params`]. What it writes does not
+    /// overlap its other arguments, or is the same where the leaf works in place.
     Call { leaf: Leaf, args: Vec<Arg> },
 }
 

@@ -25,7 +25,9 @@ impl Layer for Accuracy {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 1..=2)?;
         if cx.in_place {
-            return Err(cx.invalid("top", "Accuracy cannot write over its bottom").into());
+            return Err(cx
+                .invalid("top", "Accuracy cannot write over its bottom")
+                .into());
         }
         let accuracy = param.accuracy_param.unwrap_or_default();
         Ok(Accuracy {

@@ -28,10 +28,14 @@ impl Layer for ArgMax {
         cx.counts(1..=1, 1..=1)?;
         let argmax = param.argmax_param.unwrap_or_default();
         if argmax.top_k() == 0 {
-            return Err(cx.invalid("argmax_param.top_k", "top_k must be above 0").into());
+            return Err(cx
+                .invalid("argmax_param.top_k", "top_k must be above 0")
+                .into());
         }
         if cx.in_place {
-            return Err(cx.invalid("top", "ArgMax cannot write over its bottom").into());
+            return Err(cx
+                .invalid("top", "ArgMax cannot write over its bottom")
+                .into());
         }
         Ok(ArgMax {
             out_max_val: argmax.out_max_val(),
@@ -43,13 +47,18 @@ impl Layer for ArgMax {
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let bottom = &bottoms[0];
         let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("argmax_param"));
-        let axis = bottom.axis(self.axis.unwrap_or(0)).map_err(|e| e.map(place))?;
+        let axis = bottom
+            .axis(self.axis.unwrap_or(0))
+            .map_err(|e| e.map(place))?;
         let choices = match self.axis {
             Some(_) => bottom[axis],
             None => bottom.count_of(1..bottom.len()),
         };
         if self.top_k > choices {
-            let message = format!("top_k {} exceeds the {choices} elements to choose from", self.top_k);
+            let message = format!(
+                "top_k {} exceeds the {choices} elements to choose from",
+                self.top_k
+            );
             return Err(cx.invalid("argmax_param.top_k", message).into());
         }
         let mut dims = match self.axis {
@@ -95,7 +104,9 @@ impl Layer for ArgMax {
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
-        let axis = self.axis.map(|axis| axis_of(axis, b.graph.shape(node.bottoms[0])));
+        let axis = self
+            .axis
+            .map(|axis| axis_of(axis, b.graph.shape(node.bottoms[0])));
         lower::argmax(b, node, self, axis)
     }
 }

@@ -41,7 +41,9 @@ fn stored(params: &[&Tensor]) -> Vec<[f64; 2]> {
     let factor = f64::from(params[2].data[0]);
     let factor = if factor == 0.0 { 0.0 } else { 1.0 / factor };
     let pairs = params[0].data.iter().zip(&params[1].data);
-    pairs.map(|(&m, &v)| [m, v].map(|sum| f64::from(sum) * factor)).collect()
+    pairs
+        .map(|(&m, &v)| [m, v].map(|sum| f64::from(sum) * factor))
+        .collect()
 }
 
 /// Mean and variance of each channel of `x`.
@@ -49,7 +51,11 @@ fn measured(x: &Tensor) -> Vec<[f64; 2]> {
     let (channels, inner) = (x.shape[1], x.shape.count_of(2..x.shape.len()));
     let values = |c| {
         let of_channel = move |&(i, _): &(usize, &f32)| i / inner % channels == c;
-        x.data.iter().enumerate().filter(of_channel).map(|(_, &x)| f64::from(x))
+        x.data
+            .iter()
+            .enumerate()
+            .filter(of_channel)
+            .map(|(_, &x)| f64::from(x))
     };
     let count = (x.data.len() / channels.max(1)) as f64;
     let stats = |c| {
@@ -97,7 +103,11 @@ impl Layer for BatchNorm {
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let x = bottoms[0];
-        let stats = if self.use_global_stats { stored(params) } else { measured(x) };
+        let stats = if self.use_global_stats {
+            stored(params)
+        } else {
+            measured(x)
+        };
         let inner = x.shape.count_of(2..x.shape.len());
         for (i, (y, &x)) in tops[0].data.iter_mut().zip(&x.data).enumerate() {
             let [mean, variance] = stats[i / inner % stats.len()];
@@ -139,7 +149,13 @@ mod tests {
             eps: Some(1.0),
             ..BatchNormParameter::default()
         });
-        let blobs = |factor| [tensor(&[2], [2., 4.]), tensor(&[2], [6., 16.]), tensor(&[1], [factor])];
+        let blobs = |factor| {
+            [
+                tensor(&[2], [2., 4.]),
+                tensor(&[2], [6., 16.]),
+                tensor(&[1], [factor]),
+            ]
+        };
         let y = forward::<BatchNorm>(&p, &[&x], &blobs(2.));
         assert_close(&y[0].data, &[1., 2., -1., -1. / 3.], 1e-7);
         let y = forward::<BatchNorm>(&p, &[&x], &blobs(0.));
@@ -154,7 +170,11 @@ mod tests {
             use_global_stats: Some(false),
             ..BatchNormParameter::default()
         };
-        let blobs = [tensor(&[2], [7.; 2]), tensor(&[2], [7.; 2]), tensor(&[1], [1.])];
+        let blobs = [
+            tensor(&[2], [7.; 2]),
+            tensor(&[2], [7.; 2]),
+            tensor(&[1], [1.]),
+        ];
         let y = forward::<BatchNorm>(&param(p), &[x], &blobs);
         assert_eq!((y[0].data[0], y[0].data[2]), (-1., 1.));
         assert!(y[0].data[1].is_nan() && y[0].data[3].is_nan());

@@ -33,7 +33,8 @@ impl Layer for Bias {
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        self.cover.check(bottoms, !self.two_bottoms, "bias_param", cx)?;
+        self.cover
+            .check(bottoms, !self.two_bottoms, "bias_param", cx)?;
         Ok(vec![bottoms[0].clone()])
     }
 
@@ -101,6 +102,9 @@ mod tests {
         let got = refusal::<Bias>(&param(1, 3), &[&[1, 2, 2]]);
         assert!(got.starts_with("bias_param.num_axes: 3 axes"), "{got}");
         let got = refusal::<Bias>(&param(1, 1), &[&[1, 2, 2], &[3]]);
-        assert!(got.starts_with("bias_param.axis: a second operand"), "{got}");
+        assert!(
+            got.starts_with("bias_param.axis: a second operand"),
+            "{got}"
+        );
     }
 }

@@ -88,8 +88,10 @@ pub(super) fn axis(
             let message = format!("`axis` and `{field}` exclude each other");
             Err(cx.invalid(field, message).into())
         }
-        (None, Some(old)) => Ok(i32::try_from(old)
-            .map_err(|_| cx.invalid(field, format!("there is no axis {old}")))?),
+        (None, Some(old)) => {
+            Ok(i32::try_from(old)
+                .map_err(|_| cx.invalid(field, format!("there is no axis {old}")))?)
+        }
         _ => Ok(default),
     }
 }
@@ -105,9 +107,8 @@ mod tests {
 
     #[test]
     fn joins_along_an_axis() {
-        let tensor = |dims: [usize; 2], data: &[f32]| {
-            Tensor::new(Shape::new(dims).unwrap(), data.to_vec())
-        };
+        let tensor =
+            |dims: [usize; 2], data: &[f32]| Tensor::new(Shape::new(dims).unwrap(), data.to_vec());
         let a = tensor([2, 1], &[1.0, 4.0]);
         let b = tensor([2, 2], &[2.0, 3.0, 5.0, 6.0]);
         let mut top = [Tensor::zeros(Shape::new([2, 3]).unwrap())];

@@ -10,7 +10,7 @@
 //! `y[o, p] = bias[o] + Σ_c,k w[o, c, k] · x[g·C/group + c, p·stride − pad + k·dilation]`
 //! with zeros outside of the bottom.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::{ConvolutionParameter, FillerParameter, LayerParameter};
 use crate::ir::{Graph, Node, ParamSpec, Shape, Tensor};
@@ -127,7 +127,11 @@ impl Convolution {
         let pad = per_axis(cx, field, &p.pad, [p.pad_h, p.pad_w], Some(0))?;
         let field = "convolution_param.dilation";
         let dilation = per_axis(cx, field, &p.dilation, [None, None], Some(1))?;
-        for (what, values) in [("kernel_size", &kernel), ("stride", &stride), ("dilation", &dilation)] {
+        for (what, values) in [
+            ("kernel_size", &kernel),
+            ("stride", &stride),
+            ("dilation", &dilation),
+        ] {
             if values.values().contains(&0) {
                 let field = format!("convolution_param.{what}");
                 return Err(cx.invalid(&field, "must not be 0 on any axis").into());
@@ -187,8 +191,14 @@ impl Convolution {
         }
         for i in 0..axes {
             let g = &geometry;
-            let [kernel, dilation, input, stride, pad] =
-                [g.kernel[i], g.dilation[i], g.input[i], g.stride[i], g.pad[i]].map(|v| v as i128);
+            let [kernel, dilation, input, stride, pad] = [
+                g.kernel[i],
+                g.dilation[i],
+                g.input[i],
+                g.stride[i],
+                g.pad[i],
+            ]
+            .map(|v| v as i128);
             let extent = dilation * (kernel - 1) + 1;
             let out = size(input, extent, stride, pad);
             if out <= 0 || out > i128::from(i32::MAX) {
@@ -212,7 +222,10 @@ impl Convolution {
         cx: &Cx,
     ) -> Result<Vec<Shape>> {
         if let Some(other) = bottoms.iter().find(|&b| *b != bottoms[0]) {
-            let message = format!("all bottoms must have one shape, not {} and {other}", bottoms[0]);
+            let message = format!(
+                "all bottoms must have one shape, not {} and {other}",
+                bottoms[0]
+            );
             return Err(cx.invalid("bottom", message).into());
         }
         let g = geometry.map_err(|(field, message)| cx.invalid(field, message))?;
@@ -224,7 +237,12 @@ impl Convolution {
     }
 
     /// Weights `[outer, inner, kernel…]` and, if there is one, the bias.
-    pub(super) fn specs(&self, outer: usize, inner: usize, kernel: &[usize]) -> Result<Vec<ParamSpec>> {
+    pub(super) fn specs(
+        &self,
+        outer: usize,
+        inner: usize,
+        kernel: &[usize],
+    ) -> Result<Vec<ParamSpec>> {
         let mut dims = vec![outer, inner];
         dims.extend(kernel);
         let weights = ParamSpec {
@@ -235,7 +253,10 @@ impl Convolution {
             shape: Shape::new([self.num_output])?,
             filler: self.bias_filler.clone(),
         };
-        Ok([Some(weights), self.bias.then_some(bias)].into_iter().flatten().collect())
+        Ok([Some(weights), self.bias.then_some(bias)]
+            .into_iter()
+            .flatten()
+            .collect())
     }
 }
 
@@ -251,12 +272,24 @@ impl Convolution {
         let bottom = graph.shape(node.bottoms[i]);
         let g = self.geometry(bottom);
         if g.axis != 1 || g.input.len() > 2 {
-            let message = format!("a convolution over {bottom} from axis {} (only N × C × H × W)", g.axis);
+            let message = format!(
+                "a convolution over {bottom} from axis {} (only N × C × H × W)",
+                g.axis
+            );
             return Err(Diagnostic::unsupported(message).into());
         }
-        let [kernel, stride, pad, dilation] =
-            [(&g.kernel, 1), (&g.stride, 1), (&g.pad, 0), (&g.dilation, 1)].map(|(v, none)| two(v, none));
-        let strides = WeightStrides::convolution(self.num_output / self.group, g.channels / self.group, kernel);
+        let [kernel, stride, pad, dilation] = [
+            (&g.kernel, 1),
+            (&g.stride, 1),
+            (&g.pad, 0),
+            (&g.dilation, 1),
+        ]
+        .map(|(v, none)| two(v, none));
+        let strides = WeightStrides::convolution(
+            self.num_output / self.group,
+            g.channels / self.group,
+            kernel,
+        );
         Ok(Conv {
             src: node.bottoms[i],
             dst: node.tops[i],
@@ -295,7 +328,12 @@ impl Geometry {
             None => (0, 0),
         };
         let ((top, bottom), (left, right)) = (side(0), side(1));
-        Halo { top, bottom, left, right }
+        Halo {
+            top,
+            bottom,
+            left,
+            right,
+        }
     }
 }
 
@@ -329,10 +367,16 @@ impl Layer for Convolution {
         }
     }
 
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        self.geometry(&bottoms[0]).taps(false)
+    }
+
     fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
         let g = self.geometry(&bottoms[0]);
         let filter = (g.channels / self.group * g.kernel.iter().product::<usize>()) as u64;
-        let tops = tops.iter().map(|top| filter.saturating_mul(top.count() as u64));
+        let tops = tops
+            .iter()
+            .map(|top| filter.saturating_mul(top.count() as u64));
         tops.fold(0, u64::saturating_add)
     }
 
@@ -341,11 +385,25 @@ impl Layer for Convolution {
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
-        (0..node.tops.len()).try_for_each(|i| lower::convolution(b, node, &self.conv(b.graph, node, i)?))
+        (0..node.tops.len())
+            .try_for_each(|i| lower::convolution(b, node, &self.conv(b.graph, node, i)?))
     }
 }
 
 impl Geometry {
+    /// Those of two spatial axes, height and width.
+    pub(super) fn taps(&self, transposed: bool) -> Option<[Taps; 2]> {
+        (self.kernel.len() == 2).then(|| {
+            [0, 1].map(|axis| Taps {
+                kernel: self.kernel[axis],
+                stride: self.stride[axis],
+                pad: self.pad[axis],
+                dilation: self.dilation[axis],
+                transposed,
+            })
+        })
+    }
+
     /// The same with a column axis of size 1 if there is no spatial axis at all.
     pub(super) fn with_columns(mut self) -> Self {
         if self.kernel.is_empty() {
@@ -359,17 +417,35 @@ impl Geometry {
         self
     }
 
+    /// [`Geometry::correlate_rows`], compiled with wider vectors where the CPU has them.
+    fn correlate(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the CPU has AVX-512 F.
+            return unsafe { self.correlate_avx512(images, filter, bias, out) };
+        }
+        self.correlate_rows(images, filter, bias, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn correlate_avx512(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
+        self.correlate_rows(images, filter, bias, out);
+    }
+
     /// One plane of a top, row by row, with a row of f64 accumulators. `images` and
     /// `filter` hold one plane of the bottom and of the weights for each channel.
-    fn correlate(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
+    #[inline(always)]
+    fn correlate_rows(&self, images: &[f32], filter: &[f32], bias: f64, out: &mut [f32]) {
         let [width, taps] = [&self.input, &self.kernel].map(|sizes| sizes[sizes.len() - 1]);
         let columns: Vec<Columns> = (0..taps).map(|tap| self.columns(tap)).collect();
         let (image_rows, tap_rows) = (rows(&self.input), rows(&self.kernel));
         let mut acc = vec![0.0; self.output[self.output.len() - 1]];
         for (out_row, out) in out.chunks_mut(acc.len()).enumerate() {
             acc.fill(bias);
-            let sources: Vec<Option<usize>> =
-                (0..tap_rows).map(|tap_row| self.source_row(out_row, tap_row)).collect();
+            let sources: Vec<Option<usize>> = (0..tap_rows)
+                .map(|tap_row| self.source_row(out_row, tap_row))
+                .collect();
             for (i, weights) in filter.chunks(taps).enumerate() {
                 let row = sources[i % tap_rows].map(|row| i / tap_rows * image_rows + row);
                 match row {
@@ -387,6 +463,7 @@ impl Geometry {
     }
 
     /// Adds one row of the filter over one row of the bottom.
+    #[inline(always)]
     fn add_row(&self, acc: &mut [f64], source: &[f32], weights: &[f32], columns: &[Columns]) {
         let stride = self.stride[self.stride.len() - 1];
         for (&weight, Columns { inside, first }) in weights.iter().zip(columns) {
@@ -430,7 +507,10 @@ impl Geometry {
         let (stride, pad) = (self.stride[axis], self.pad[axis]);
         let offset = tap * self.dilation[axis];
         let start = pad.saturating_sub(offset).div_ceil(stride).min(steps);
-        let end = (size + pad).saturating_sub(offset).div_ceil(stride).min(steps);
+        let end = (size + pad)
+            .saturating_sub(offset)
+            .div_ceil(stride)
+            .min(steps);
         let inside = start..end.max(start);
         let first = (start * stride + offset).saturating_sub(pad);
         Columns { inside, first }
@@ -448,11 +528,17 @@ pub(super) fn rows(sizes: &[usize]) -> usize {
 }
 
 /// `count` neighbouring planes of `sizes`, from number `first` on.
-pub(super) fn planes<'a>(data: &'a [f32], sizes: &[usize], first: usize, count: usize) -> &'a [f32] {
+pub(super) fn planes<'a>(
+    data: &'a [f32],
+    sizes: &[usize],
+    first: usize,
+    count: usize,
+) -> &'a [f32] {
     let plane: usize = sizes.iter().product();
     &data[first * plane..][..count * plane]
 }
 
+#[inline(always)]
 fn add_scaled(acc: &mut [f64], source: &[f32], stride: usize, weight: f64) {
     if stride == 1 {
         // Said apart because it is what the compiler makes vectors of.
@@ -542,11 +628,18 @@ mod tests {
                 for kw in 0..g.kernel[1] {
                     let h = y[2] * g.stride[0] + kh * g.dilation[0];
                     let w_ = y[3] * g.stride[1] + kw * g.dilation[1];
-                    if h < g.pad[0] || h >= g.pad[0] + g.input[0] || w_ < g.pad[1] || w_ >= g.pad[1] + g.input[1] {
+                    if h < g.pad[0]
+                        || h >= g.pad[0] + g.input[0]
+                        || w_ < g.pad[1]
+                        || w_ >= g.pad[1] + g.input[1]
+                    {
                         continue;
                     }
                     let channel = y[1] / filters * channels + c;
-                    let at = ((y[0] * g.channels + channel) * g.input[0] + h - g.pad[0]) * g.input[1] + w_ - g.pad[1];
+                    let at = ((y[0] * g.channels + channel) * g.input[0] + h - g.pad[0])
+                        * g.input[1]
+                        + w_
+                        - g.pad[1];
                     let weight = ((y[1] * channels + c) * g.kernel[0] + kh) * g.kernel[1] + kw;
                     sum += f64::from(x.data[at]) * f64::from(w.data[weight]);
                 }
@@ -598,7 +691,10 @@ mod tests {
         };
         let x = tensor(&[1, 3], [1., 2., 3.]);
         let w = tensor(&[2, 3], [1., 1., 1., 0., 0., 2.]);
-        assert_eq!(forward::<Convolution>(&param(none), &[x], &[w])[0].data, [6., 6.]);
+        assert_eq!(
+            forward::<Convolution>(&param(none), &[x], &[w])[0].data,
+            [6., 6.]
+        );
     }
 
     #[test]
@@ -607,10 +703,18 @@ mod tests {
             top: vec!["a".into(), "b".into()],
             ..param(simple(1, 1))
         };
-        let bottoms = [tensor(&[1, 1, 1, 2], [1., 2.]), tensor(&[1, 1, 1, 2], [3., 4.])];
+        let bottoms = [
+            tensor(&[1, 1, 1, 2], [1., 2.]),
+            tensor(&[1, 1, 1, 2], [3., 4.]),
+        ];
         let y = forward::<Convolution>(&p, &bottoms, &[tensor(&[1, 1, 1, 1], [2.])]);
-        assert_eq!((&y[0].data[..], &y[1].data[..]), (&[2., 4.][..], &[6., 8.][..]));
-        assert!(refusal::<Convolution>(&p, &[&[1, 1, 1, 2], &[1, 1, 2, 1]]).starts_with("bottom: "));
+        assert_eq!(
+            (&y[0].data[..], &y[1].data[..]),
+            (&[2., 4.][..], &[6., 8.][..])
+        );
+        assert!(
+            refusal::<Convolution>(&p, &[&[1, 1, 1, 2], &[1, 1, 2, 1]]).starts_with("bottom: ")
+        );
         assert!(refusal::<Convolution>(&p, &[&[1, 1, 1, 2]]).starts_with("top: "));
     }
 
@@ -645,7 +749,9 @@ mod tests {
         type Change = fn(&mut ConvolutionParameter);
         let cases: [(&str, Change); 14] = [
             ("num_output: must not be 0", |p| p.num_output = None),
-            ("num_output: 4294967295 is larger", |p| p.num_output = Some(u32::MAX)),
+            ("num_output: 4294967295 is larger", |p| {
+                p.num_output = Some(u32::MAX)
+            }),
             ("group: must not be 0", |p| p.group = Some(0)),
             ("group: num_output 6 is not", |p| p.group = Some(4)),
             ("group: 4 channels are not", |p| p.group = Some(3)),
@@ -663,7 +769,10 @@ mod tests {
             let mut p = simple(6, 3);
             change(&mut p);
             let got = refusal::<Convolution>(&param(p), shape);
-            assert!(got.starts_with(&format!("convolution_param.{want}")), "{got}");
+            assert!(
+                got.starts_with(&format!("convolution_param.{want}")),
+                "{got}"
+            );
         }
         for (kernel, dilation, pad) in [(9, 1, 0), (2, 1 << 30, 0), (1, 1, i32::MAX as u32)] {
             let p = ConvolutionParameter {
@@ -672,7 +781,10 @@ mod tests {
                 ..simple(1, kernel)
             };
             let got = refusal::<Convolution>(&param(p), shape);
-            assert!(got.starts_with("convolution_param: axis 2 of size 8 gives"), "{got}");
+            assert!(
+                got.starts_with("convolution_param: axis 2 of size 8 gives"),
+                "{got}"
+            );
         }
         let in_place = LayerParameter {
             bottom: vec!["x".into()],

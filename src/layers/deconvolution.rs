@@ -9,7 +9,7 @@
 //! `p·stride − pad + k·dilation`; what falls outside is dropped.
 
 use super::convolution::{Columns, Convolution, Geometry, each_plane, planes, rows};
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Node, ParamSpec, Shape, Tensor};
@@ -44,7 +44,8 @@ impl Layer for Deconvolution {
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
-        self.0.specs(g.channels, self.0.num_output / self.0.group, &g.kernel)
+        self.0
+            .specs(g.channels, self.0.num_output / self.0.group, &g.kernel)
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
@@ -66,16 +67,23 @@ impl Layer for Deconvolution {
         }
     }
 
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        self.geometry(&bottoms[0]).taps(true)
+    }
+
     fn macs(&self, bottoms: &[Shape], _tops: &[Shape]) -> u64 {
         let g = self.geometry(&bottoms[0]);
         let filters = self.0.num_output / self.0.group;
         let filter = (filters as u64).saturating_mul(g.kernel.iter().product::<usize>() as u64);
-        let bottoms = bottoms.iter().map(|b| filter.saturating_mul(b.count() as u64));
+        let bottoms = bottoms
+            .iter()
+            .map(|b| filter.saturating_mul(b.count() as u64));
         bottoms.fold(0, u64::saturating_add)
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
-        (0..node.tops.len()).try_for_each(|i| lower::deconvolution(b, node, &self.0.conv(b.graph, node, i)?))
+        (0..node.tops.len())
+            .try_for_each(|i| lower::deconvolution(b, node, &self.0.conv(b.graph, node, i)?))
     }
 }
 
@@ -181,7 +189,7 @@ mod tests {
         let y = forward::<Deconvolution>(&param(stride2(4, 1)), &[x], &params);
         for (i, &y) in y[0].data.iter().enumerate() {
             let (h, w) = (i / 9 % 13, i % 9);
-let twice = |at: usize, end| match at {
+            let twice = |at: usize, end| match at {
                 0 => 1.,
                 _ if at.is_multiple_of(2) && at < end => 2.,
                 _ => 1.,

@@ -36,7 +36,9 @@ impl Layer for Dropout {
 
     fn note(&self) -> Option<String> {
         let ratio = self.ratio;
-        let note = || format!("Caffe drops a random share of {ratio} in phase TRAIN; here nothing is dropped");
+        let note = || {
+            format!("Caffe drops a random share of {ratio} in phase TRAIN; here nothing is dropped")
+        };
         self.train.then(note)
     }
 }

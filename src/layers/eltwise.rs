@@ -37,24 +37,33 @@ impl Eltwise {
             return Vec::new();
         };
         let terms = coeff.iter().copied().enumerate();
-        terms.filter(|&(i, c)| c != 0.0 && !(self.in_place && i == 0)).collect()
+        terms
+            .filter(|&(i, c)| c != 0.0 && !(self.in_place && i == 0))
+            .collect()
     }
 
     fn maximum(&self, values: &[f64]) -> f64 {
         let lost = f64::from(f32::MIN);
         let (a, b) = (if self.in_place { lost } else { values[0] }, values[1]);
         let two = if a > b { a } else { b };
-        values[2..].iter().fold(two, |max, &b| if b > max { b } else { max })
+        values[2..]
+            .iter()
+            .fold(two, |max, &b| if b > max { b } else { max })
     }
 
     fn sum(&self) -> Pointwise {
-        let terms = self.terms().into_iter().map(|(i, c)| (Pointwise::Bottom(i), c));
+        let terms = self
+            .terms()
+            .into_iter()
+            .map(|(i, c)| (Pointwise::Bottom(i), c));
         let sum = terms.fold(None, |sum, (x, c)| {
             Some(match (sum, c) {
                 (None, 1.0) => x,
                 (None, c) => Pointwise::binary(BinaryOp::Mul, x, Pointwise::Const(c)),
                 (Some(sum), 1.0) => Pointwise::binary(BinaryOp::Add, sum, x),
-                (Some(sum), c) => Pointwise::Fma(Box::new(x), Box::new(Pointwise::Const(c)), Box::new(sum)),
+                (Some(sum), c) => {
+                    Pointwise::Fma(Box::new(x), Box::new(Pointwise::Const(c)), Box::new(sum))
+                }
             })
         });
         sum.unwrap_or(Pointwise::Const(0.0))
@@ -103,7 +112,10 @@ impl Layer for Eltwise {
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         if let Some(other) = bottoms.iter().find(|&b| *b != bottoms[0]) {
-            let message = format!("all bottoms must have one shape, not {} and {other}", bottoms[0]);
+            let message = format!(
+                "all bottoms must have one shape, not {} and {other}",
+                bottoms[0]
+            );
             return Err(cx.invalid("bottom", message).into());
         }
         Ok(vec![bottoms[0].clone()])
@@ -118,7 +130,9 @@ impl Layer for Eltwise {
             }
             *y = match &self.operation {
                 Operation::Prod => values.iter().product::<f64>(),
-                Operation::Sum(_) => terms.iter().fold(0.0, |sum, &(b, c)| sum + f64::from(c) * values[b]),
+                Operation::Sum(_) => terms
+                    .iter()
+                    .fold(0.0, |sum, &(b, c)| sum + f64::from(c) * values[b]),
                 Operation::Max => self.maximum(&values),
             } as f32;
         }
@@ -171,14 +185,23 @@ mod tests {
     fn the_three_operations() {
         assert_eq!(run(&param(EltwiseOp::Prod, &[]), VALUES), [-21., -5.]);
         assert_eq!(run(&param(EltwiseOp::Sum, &[]), VALUES), [9., 3.5]);
-        assert_eq!(run(&param(EltwiseOp::Sum, &[1., -0.5, 2.]), VALUES), [3.5, -3.5]);
+        assert_eq!(
+            run(&param(EltwiseOp::Sum, &[1., -0.5, 2.]), VALUES),
+            [3.5, -3.5]
+        );
         assert_eq!(run(&param(EltwiseOp::Max, &[9., 9., 9.]), VALUES), [7., 5.]);
     }
 
     #[test]
     fn in_place_loses_the_first_bottom() {
-        assert_eq!(run(&in_place(param(EltwiseOp::Prod, &[])), VALUES), [-21., -5.]);
-        assert_eq!(run(&in_place(param(EltwiseOp::Sum, &[])), VALUES), [2., 5.5]);
+        assert_eq!(
+            run(&in_place(param(EltwiseOp::Prod, &[])), VALUES),
+            [-21., -5.]
+        );
+        assert_eq!(
+            run(&in_place(param(EltwiseOp::Sum, &[])), VALUES),
+            [2., 5.5]
+        );
         assert_eq!(run(&in_place(param(EltwiseOp::Max, &[])), VALUES), [3., 5.]);
     }
 
@@ -188,7 +211,10 @@ mod tests {
         let y = run(&max, [[f32::NAN, 1.], [1., f32::NAN], [0., 3.]]);
         assert!(y[0] == 1. && y[1].is_nan());
         let sum = param(EltwiseOp::Sum, &[0., 1., 1.]);
-        assert_eq!(run(&sum, [[f32::NAN, f32::INFINITY], [1., 2.], [3., 4.]]), [4., 6.]);
+        assert_eq!(
+            run(&sum, [[f32::NAN, f32::INFINITY], [1., 2.], [3., 4.]]),
+            [4., 6.]
+        );
         assert_eq!(run(&param(EltwiseOp::Sum, &[0.; 3]), VALUES), [0., 0.]);
     }
 
@@ -200,6 +226,9 @@ mod tests {
         let got = refusal::<Eltwise>(&param(EltwiseOp::Prod, &[1.; 2]), two);
         assert!(got.starts_with("eltwise_param.coeff: PROD"), "{got}");
         assert!(refusal::<Eltwise>(&param(EltwiseOp::Sum, &[]), &[&[2]]).starts_with("bottom: "));
-        assert!(refusal::<Eltwise>(&param(EltwiseOp::Sum, &[]), &[&[2], &[2, 1]]).starts_with("bottom: "));
+        assert!(
+            refusal::<Eltwise>(&param(EltwiseOp::Sum, &[]), &[&[2], &[2, 1]])
+                .starts_with("bottom: ")
+        );
     }
 }

@@ -66,12 +66,19 @@ impl Layer for InnerProduct {
         let axis = cx.locate("inner_product_param.axis", bottoms[0].axis(self.axis))?;
         let mut dims = bottoms[0][..axis].to_vec();
         dims.push(self.num_output);
-        Ok(vec![cx.locate("inner_product_param.num_output", Shape::new(dims))?])
+        Ok(vec![cx.locate(
+            "inner_product_param.num_output",
+            Shape::new(dims),
+        )?])
     }
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let k = self.geometry(&bottoms[0]).k;
-        let dims = if self.transpose { [k, self.num_output] } else { [self.num_output, k] };
+        let dims = if self.transpose {
+            [k, self.num_output]
+        } else {
+            [self.num_output, k]
+        };
         let weights = ParamSpec {
             shape: Shape::new(dims)?,
             filler: self.weight_filler.clone(),
@@ -80,20 +87,30 @@ impl Layer for InnerProduct {
             shape: Shape::new([self.num_output])?,
             filler: self.bias_filler.clone(),
         };
-        Ok([Some(weights), self.bias.then_some(bias)].into_iter().flatten().collect())
+        Ok([Some(weights), self.bias.then_some(bias)]
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let k = self.geometry(&bottoms[0].shape).k;
         let weights = &params[0].data;
         // Where weight (n, 0) is, and how far it is to the next of the row.
-        let (row, step) = if self.transpose { (1, self.num_output) } else { (k, 1) };
+        let (row, step) = if self.transpose {
+            (1, self.num_output)
+        } else {
+            (k, 1)
+        };
         for (i, y) in tops[0].data.iter_mut().enumerate() {
             let (m, n) = (i / self.num_output, i % self.num_output);
             let x = &bottoms[0].data[m * k..][..k];
             let bias = params.get(1).map_or(0.0, |bias| f64::from(bias.data[n]));
             let weights = weights.iter().skip(n * row).step_by(step);
-            let products = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w));
+            let products = x
+                .iter()
+                .zip(weights)
+                .map(|(&x, &w)| f64::from(x) * f64::from(w));
             *y = (products.sum::<f64>() + bias) as f32;
         }
     }
@@ -107,7 +124,13 @@ impl Layer for InnerProduct {
         let axis = self.geometry(b.graph.shape(node.bottoms[0])).axis;
         let bias = self.bias.then(|| node.params[1]);
         let blobs = (node.bottoms[0], node.tops[0]);
-        lower::inner_product(b, node, blobs, (node.params[0], bias), (axis, self.num_output, self.transpose))
+        lower::inner_product(
+            b,
+            node,
+            blobs,
+            (node.params[0], bias),
+            (axis, self.num_output, self.transpose),
+        )
     }
 }
 
@@ -159,10 +182,19 @@ mod tests {
     #[test]
     fn bad_parameters() {
         let refused = |p: &LayerParameter| refusal::<InnerProduct>(p, &[&[1, 4]]);
-        assert_eq!(refused(&param(|p| p.num_output = Some(0))), "inner_product_param.num_output: must not be 0");
+        assert_eq!(
+            refused(&param(|p| p.num_output = Some(0))),
+            "inner_product_param.num_output: must not be 0"
+        );
         assert!(refused(&param(|p| p.num_output = None)).ends_with("must not be 0"));
-        assert!(refused(&param(|p| p.axis = Some(2))).starts_with("inner_product_param.axis: axis 2"));
-        let too_large = refusal::<InnerProduct>(&param(|p| p.num_output = Some(1 << 30)), &[&[4, 1]]);
-        assert!(too_large.starts_with("inner_product_param.num_output: a blob of"), "{too_large}");
+        assert!(
+            refused(&param(|p| p.axis = Some(2))).starts_with("inner_product_param.axis: axis 2")
+        );
+        let too_large =
+            refusal::<InnerProduct>(&param(|p| p.num_output = Some(1 << 30)), &[&[4, 1]]);
+        assert!(
+            too_large.starts_with("inner_product_param.num_output: a blob of"),
+            "{too_large}"
+        );
     }
 }

@@ -11,7 +11,7 @@
 //! Across channels in place, Caffe overwrites x before it is multiplied in:
 //! `(k + …)^(−2·beta)` comes out.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::lrn_parameter::NormRegion;
@@ -116,9 +116,24 @@ impl Layer for Lrn {
             let base = self.base(x, [plane / channels, plane % channels, h, w]);
             let power = base.powf(-f64::from(self.beta));
             let overwritten = self.in_place && self.region == Region::AcrossChannels;
-            let factor = if overwritten { power } else { f64::from(x.data[i]) };
+            let factor = if overwritten {
+                power
+            } else {
+                f64::from(x.data[i])
+            };
             *y = (factor * power) as f32;
         }
+    }
+
+    fn taps(&self, _bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        let taps = Taps {
+            kernel: self.size,
+            stride: 1,
+            pad: self.size / 2,
+            dilation: 1,
+            transposed: false,
+        };
+        (self.region == Region::WithinChannel).then_some([taps; 2])
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
@@ -165,7 +180,11 @@ mod tests {
             ..p
         };
         let y = forward::<Lrn>(&in_place, &[x], &[]);
-        assert_close(&y[0].data, &[1. / 49., 1. / 256., 1. / 225., 1. / 121.], 1e-7);
+        assert_close(
+            &y[0].data,
+            &[1. / 49., 1. / 256., 1. / 225., 1. / 121.],
+            1e-7,
+        );
     }
 
     #[test]
@@ -179,7 +198,11 @@ mod tests {
             };
             let y = forward::<Lrn>(&p, &[&x], &[]);
             let base = 1. + 3. * 14. / 9.;
-            assert_close(&y[0].data[..4], &[1. / base, 2. / base, 3. / base, 0.], 1e-7);
+            assert_close(
+                &y[0].data[..4],
+                &[1. / base, 2. / base, 3. / base, 0.],
+                1e-7,
+            );
             assert_close(&y[0].data[4..], &[0.75, 0., 0., 0.], 1e-7);
         }
     }
@@ -215,7 +238,10 @@ mod tests {
             })
         };
         let dims: &[&[usize]] = &[&[1, 2, 3, 4]];
-        assert_eq!(refusal::<Lrn>(&local_size(4), dims), "lrn_param.local_size: must be odd, not 4");
+        assert_eq!(
+            refusal::<Lrn>(&local_size(4), dims),
+            "lrn_param.local_size: must be odd, not 4"
+        );
         assert!(refusal::<Lrn>(&local_size(0), dims).ends_with("must be odd, not 0"));
         assert!(refusal::<Lrn>(&local_size(u32::MAX), dims).contains("larger"));
         assert!(refusal::<Lrn>(&local_size(5), &[&[1, 2, 3]]).starts_with("bottom: "));

@@ -12,7 +12,7 @@
 //! * AVE divides by the window's area after clipping it to `H + pad`: padding counts. The
 //!   area of an empty window is 0 or negative, so NaN or 0 comes out.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::pooling_parameter::{PoolMethod, RoundMode};
 use crate::frontend::proto::{LayerParameter, PoolingParameter};
@@ -79,7 +79,12 @@ impl Geometry {
 }
 
 /// A pair of fields that come as one or as `*_h` and `*_w`, both of which are needed.
-fn pair(cx: &Cx, field: &str, one: Option<u32>, h_w: [Option<u32>; 2]) -> Result<Option<[usize; 2]>> {
+fn pair(
+    cx: &Cx,
+    field: &str,
+    one: Option<u32>,
+    h_w: [Option<u32>; 2],
+) -> Result<Option<[usize; 2]>> {
     let message = match (one, h_w) {
         (None, [None, None]) => return Ok(None),
         (Some(both), [None, None]) => return Ok(Some([cx.size(field, both)?; 2])),
@@ -106,10 +111,15 @@ impl Pooling {
         let mut output = [0; 2];
         for axis in 0..2 {
             let size = self.size(input[axis], kernel[axis], axis);
-            output[axis] = usize::try_from(size).ok().filter(|&size| size > 0).ok_or_else(|| {
-                let (axis, input, kernel) = (axis + 2, input[axis], kernel[axis]);
-                format!("axis {axis} of size {input} gives a top of size {size} (kernel {kernel})")
-            })?;
+            output[axis] = usize::try_from(size)
+                .ok()
+                .filter(|&size| size > 0)
+                .ok_or_else(|| {
+                    let (axis, input, kernel) = (axis + 2, input[axis], kernel[axis]);
+                    format!(
+                        "axis {axis} of size {input} gives a top of size {size} (kernel {kernel})"
+                    )
+                })?;
         }
         Ok(Geometry {
             input,
@@ -153,12 +163,14 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
     }
     let pad = pair(cx, "pooling_param.pad", p.pad, [p.pad_h, p.pad_w])?.unwrap_or([0; 2]);
     let wrong = match kernel {
-        Some(_) if p.global_pooling() => {
-            ("pooling_param.global_pooling", "allows no kernel size: the window is the picture")
-        }
-        None if p.global_pooling() && (stride != [1; 2] || pad != [0; 2]) => {
-            ("pooling_param.global_pooling", "allows no stride and no pad")
-        }
+        Some(_) if p.global_pooling() => (
+            "pooling_param.global_pooling",
+            "allows no kernel size: the window is the picture",
+        ),
+        None if p.global_pooling() && (stride != [1; 2] || pad != [0; 2]) => (
+            "pooling_param.global_pooling",
+            "allows no stride and no pad",
+        ),
         None if !p.global_pooling() => ("pooling_param.kernel_size", "is missing"),
         Some(kernel) if kernel.contains(&0) => ("pooling_param.kernel_size", "must not be 0"),
         Some(kernel) if pad != [0; 2] && (pad[0] >= kernel[0] || pad[1] >= kernel[1]) => {
@@ -235,6 +247,17 @@ impl Layer for Pooling {
         }
     }
 
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        let g = self.geometry(&bottoms[0]);
+        Some([0, 1].map(|axis| Taps {
+            kernel: g.kernel[axis],
+            stride: g.stride[axis],
+            pad: g.pad[axis],
+            dilation: 1,
+            transposed: false,
+        }))
+    }
+
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         let geometry = self.geometry(b.graph.shape(node.bottoms[0]));
         if node.tops.len() == 2 {
@@ -297,14 +320,20 @@ mod tests {
 
     #[test]
     fn maxima_and_mask_of_caffes_tests() {
-        let x = tensor(&[1, 1, 3, 5], [1., 2., 5., 2., 3., 9., 4., 1., 4., 8., 1., 2., 5., 2., 3.]);
+        let x = tensor(
+            &[1, 1, 3, 5],
+            [1., 2., 5., 2., 3., 9., 4., 1., 4., 8., 1., 2., 5., 2., 3.],
+        );
         let y = forward::<Pooling>(&with_mask(square(2, 1, 0)), &[x], &[]);
-        assert_eq!(y[0], tensor(&[1, 1, 2, 4], [9., 5., 5., 8., 9., 5., 5., 8.]));
+        assert_eq!(
+            y[0],
+            tensor(&[1, 1, 2, 4], [9., 5., 5., 8., 9., 5., 5., 8.])
+        );
         assert_eq!(y[1].data, [5., 2., 2., 9., 5., 12., 12., 9.]);
 
         let magic = [
-            35., 1., 6., 26., 19., 24., 3., 32., 7., 21., 23., 25., 31., 9., 2., 22., 27., 20., 8., 28.,
-            33., 17., 10., 15., 30., 5., 34., 12., 14., 16., 4., 36., 29., 13., 18., 11.,
+            35., 1., 6., 26., 19., 24., 3., 32., 7., 21., 23., 25., 31., 9., 2., 22., 27., 20., 8.,
+            28., 33., 17., 10., 15., 30., 5., 34., 12., 14., 16., 4., 36., 29., 13., 18., 11.,
         ];
         let p = PoolingParameter {
             kernel_h: Some(3),
@@ -312,8 +341,14 @@ mod tests {
             ..PoolingParameter::default()
         };
         let y = forward::<Pooling>(&with_mask(p), &[tensor(&[1, 1, 6, 6], magic)], &[]);
-        assert_eq!(y[0].data[..10], [35., 32., 26., 27., 27., 32., 33., 33., 27., 27.]);
-        assert_eq!(y[1].data[10..], [12., 26., 26., 16., 16., 31., 31., 26., 34., 34.]);
+        assert_eq!(
+            y[0].data[..10],
+            [35., 32., 26., 27., 27., 32., 33., 33., 27., 27.]
+        );
+        assert_eq!(
+            y[1].data[10..],
+            [12., 26., 26., 16., 16., 31., 31., 26., 34., 34.]
+        );
     }
 
     #[test]
@@ -324,12 +359,16 @@ mod tests {
         let x = tensor(&[1, 1, 3, 3], [2.; 9]);
         let y = forward::<Pooling>(&ave(square(3, 1, 1)), &[x], &[]);
         let [corner, edge] = [8. / 9., 4. / 3.];
-        assert_eq!(y[0].data, [corner, edge, corner, edge, 2., edge, corner, edge, corner]);
+        assert_eq!(
+            y[0].data,
+            [corner, edge, corner, edge, 2., edge, corner, edge, corner]
+        );
     }
 
     #[test]
     fn sizes() {
-        let size = |p: PoolingParameter| tops::<Pooling>(&param(p), &[&[2, 3, 6, 5]])[0][2..].to_vec();
+        let size =
+            |p: PoolingParameter| tops::<Pooling>(&param(p), &[&[2, 3, 6, 5]])[0][2..].to_vec();
         assert_eq!(size(square(3, 2, 0)), [3, 2]);
         assert_eq!(size(square(3, 2, 1)), [4, 3]);
         let floor = PoolingParameter {
@@ -342,7 +381,13 @@ mod tests {
             ..PoolingParameter::default()
         };
         assert_eq!(size(global), [1, 1]);
-        assert_eq!(size(PoolingParameter { kernel_h: Some(9), ..square(3, 2, 0) }), [3, 2]);
+        assert_eq!(
+            size(PoolingParameter {
+                kernel_h: Some(9),
+                ..square(3, 2, 0)
+            }),
+            [3, 2]
+        );
         // Padding on one axis drops late windows on both.
         let one_axis = PoolingParameter {
             pad: None,
@@ -369,13 +414,20 @@ mod tests {
     #[test]
     fn nan_and_minus_infinity_never_win() {
         let x = tensor(&[1, 1, 1, 4], [f32::NAN, 1., f32::NEG_INFINITY, f32::NAN]);
-        let y = forward::<Pooling>(&with_mask(PoolingParameter {
-            kernel_size: None,
-            kernel_h: Some(1),
-            kernel_w: Some(2),
-            ..square(1, 2, 0)
-        }), &[x], &[]);
-        assert_eq!((&y[0].data[..], &y[1].data[..]), (&[1., f32::MIN][..], &[1., -1.][..]));
+        let y = forward::<Pooling>(
+            &with_mask(PoolingParameter {
+                kernel_size: None,
+                kernel_h: Some(1),
+                kernel_w: Some(2),
+                ..square(1, 2, 0)
+            }),
+            &[x],
+            &[],
+        );
+        assert_eq!(
+            (&y[0].data[..], &y[1].data[..]),
+            (&[1., f32::MIN][..], &[1., -1.][..])
+        );
     }
 
     #[test]
@@ -387,18 +439,52 @@ mod tests {
         let cases = [
             (square(0, 1, 0), "kernel_size: must not be 0"),
             (PoolingParameter::default(), "kernel_size: is missing"),
-            (PoolingParameter { kernel_h: Some(2), ..Default::default() }, "kernel_size: needs both"),
             (
-                PoolingParameter { kernel_h: Some(2), kernel_w: Some(2), ..square(2, 1, 0) },
+                PoolingParameter {
+                    kernel_h: Some(2),
+                    ..Default::default()
+                },
+                "kernel_size: needs both",
+            ),
+            (
+                PoolingParameter {
+                    kernel_h: Some(2),
+                    kernel_w: Some(2),
+                    ..square(2, 1, 0)
+                },
                 "kernel_size: given",
             ),
             (square(2, 0, 0), "stride: must not be 0"),
-            (PoolingParameter { stride_h: Some(2), ..square(2, 1, 0) }, "stride: given"),
+            (
+                PoolingParameter {
+                    stride_h: Some(2),
+                    ..square(2, 1, 0)
+                },
+                "stride: given",
+            ),
             (square(2, 1, 2), "pad: must be smaller"),
             (square(2, 1, u32::MAX), "pad: 4294967295 is larger"),
-            (PoolingParameter { kernel_size: Some(2), ..global }, "global_pooling: allows no kernel"),
-            (PoolingParameter { stride: Some(2), ..global }, "global_pooling: allows no stride"),
-            (PoolingParameter { pool: Some(PoolMethod::Stochastic.into()), ..global }, "pool: STOCHASTIC"),
+            (
+                PoolingParameter {
+                    kernel_size: Some(2),
+                    ..global
+                },
+                "global_pooling: allows no kernel",
+            ),
+            (
+                PoolingParameter {
+                    stride: Some(2),
+                    ..global
+                },
+                "global_pooling: allows no stride",
+            ),
+            (
+                PoolingParameter {
+                    pool: Some(PoolMethod::Stochastic.into()),
+                    ..global
+                },
+                "pool: STOCHASTIC",
+            ),
         ];
         for (p, want) in cases {
             let got = refusal::<Pooling>(&param(p), &[&[1, 1, 4, 4]]);

@@ -48,7 +48,9 @@ impl Layer for Power {
             return;
         }
         let [power, scale, shift] = [self.power, self.scale, self.shift].map(f64::from);
-        map(bottoms[0], &mut tops[0], |x| (shift + scale * x).powf(power));
+        map(bottoms[0], &mut tops[0], |x| {
+            (shift + scale * x).powf(power)
+        });
     }
 
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
@@ -93,7 +95,10 @@ mod tests {
         assert_eq!(run(1., -3., 0., [2., -4., 0.]), [-6., 12., 0.]);
         let y = run(0.5, 1., 0., [4., -4., 0.]);
         assert!(y[0] == 2. && y[1].is_nan() && y[2] == 0.);
-        assert_eq!(run(-1., 1., 0., [4., -4., 0.]), [0.25, -0.25, f32::INFINITY]);
+        assert_eq!(
+            run(-1., 1., 0., [4., -4., 0.]),
+            [0.25, -0.25, f32::INFINITY]
+        );
     }
 
     #[test]

@@ -34,7 +34,11 @@ impl Layer for PRelu {
     }
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
-        let dims = if self.channel_shared { vec![] } else { vec![bottoms[0][1]] };
+        let dims = if self.channel_shared {
+            vec![]
+        } else {
+            vec![bottoms[0][1]]
+        };
         Ok(vec![ParamSpec {
             shape: Shape::new(dims)?,
             filler: self.filler.clone(),
@@ -45,7 +49,11 @@ impl Layer for PRelu {
         let shape = &bottoms[0].shape;
         let (slopes, inner) = (&params[0].data, shape.count_of(2..shape.len()));
         for (i, (y, &x)) in tops[0].data.iter_mut().zip(&bottoms[0].data).enumerate() {
-            let slope = if self.channel_shared { slopes[0] } else { slopes[i / inner % shape[1]] };
+            let slope = if self.channel_shared {
+                slopes[0]
+            } else {
+                slopes[i / inner % shape[1]]
+            };
             let positive = if x < 0.0 { 0.0 } else { x };
             let negative = if 0.0 < x { 0.0 } else { x };
             *y = positive + slope * negative;
@@ -96,7 +104,10 @@ mod tests {
         let dims = &[1, 3, 2, 2];
         let (layer, _) = infer::<PRelu>(&LayerParameter::default(), &[dims]).unwrap();
         let specs = layer.params(&[shape(dims)]).unwrap();
-        assert_eq!((specs[0].filler.r#type(), specs[0].filler.value()), ("constant", 0.25));
+        assert_eq!(
+            (specs[0].filler.r#type(), specs[0].filler.value()),
+            ("constant", 0.25)
+        );
     }
 
     #[test]

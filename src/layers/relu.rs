@@ -15,7 +15,10 @@ pub struct Relu {
 impl Layer for Relu {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let slope = param.relu_param.as_ref().map_or(0.0, |p| p.negative_slope());
+        let slope = param
+            .relu_param
+            .as_ref()
+            .map_or(0.0, |p| p.negative_slope());
         Ok(Relu { slope })
     }
 
@@ -43,7 +46,10 @@ mod tests {
 
     #[test]
     fn minus_infinity_gives_nan_as_in_caffe() {
-        let x = Tensor::new(Shape::new([4]).unwrap(), vec![-2.0, 3.0, f32::NAN, f32::NEG_INFINITY]);
+        let x = Tensor::new(
+            Shape::new([4]).unwrap(),
+            vec![-2.0, 3.0, f32::NAN, f32::NEG_INFINITY],
+        );
         let run = |slope| {
             let mut top = [Tensor::zeros(x.shape.clone())];
             Relu { slope }.reference(&[&x], &[], &mut top);

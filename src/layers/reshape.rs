@@ -22,7 +22,9 @@ impl Reshape {
     pub fn to(shape: &Shape) -> Reshape {
         // A dimension of 0 means "copy" in Caffe's words; it cannot occur here, since
         // blobs without elements do not pass the builder.
-        let dims = shape.iter().map(|&d| i32::try_from(d).expect("Caffe's limit"));
+        let dims = shape
+            .iter()
+            .map(|&d| i32::try_from(d).expect("Caffe's limit"));
         Reshape {
             dims: dims.collect(),
             axis: 0,
@@ -75,7 +77,11 @@ impl Layer for Reshape {
         let place = |d: Diagnostic| d.layer(cx.name).at((cx.span)("reshape_param"));
         let top = Shape::new(dims).map_err(|e| e.map(place))?;
         if top.count() != bottom.count() {
-            let message = format!("{bottom} has {} elements, {top} has {}", bottom.count(), top.count());
+            let message = format!(
+                "{bottom} has {} elements, {top} has {}",
+                bottom.count(),
+                top.count()
+            );
             return Err(bad(message).into());
         }
         Ok(vec![top])

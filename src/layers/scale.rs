@@ -43,7 +43,8 @@ impl Cover {
     /// The shape of a blob that covers these axes.
     pub(super) fn blob(&self, bottom: &Shape) -> Result<Shape, Refusal> {
         let axis = bottom.axis(self.axis).map_err(|e| ("axis", e))?;
-        let invalid = |message: String| ("num_axes", crate::diag::Diagnostic::invalid(message).into());
+        let invalid =
+            |message: String| ("num_axes", crate::diag::Diagnostic::invalid(message).into());
         let end = match self.num_axes {
             -1 => bottom.len(),
             n => usize::try_from(n)
@@ -52,7 +53,9 @@ impl Cover {
         };
         let dims = bottom.get(axis..end).ok_or_else(|| {
             let (n, axes) = (self.num_axes, bottom.len());
-            invalid(format!("{n} axes from axis {axis} on, but the bottom has {axes} ({bottom})"))
+            invalid(format!(
+                "{n} axes from axis {axis} on, but the bottom has {axes} ({bottom})"
+            ))
         })?;
         Shape::new(dims).map_err(|e| ("num_axes", e))
     }
@@ -66,13 +69,17 @@ impl Cover {
         if bottom[axis..].starts_with(operand) {
             return Ok(axis);
         }
-        let message = format!("a second operand of shape {operand} does not fit {bottom} from axis {axis} on");
+        let message = format!(
+            "a second operand of shape {operand} does not fit {bottom} from axis {axis} on"
+        );
         Err(("axis", crate::diag::Diagnostic::invalid(message).into()))
     }
 
     /// Checks both operands' shapes; `param` is the name of the parameter message.
     pub(super) fn check(&self, bottoms: &[Shape], blob: bool, param: &str, cx: &Cx) -> Result<()> {
-        let start = bottoms.get(1).map(|operand| self.start(&bottoms[0], operand).map(|_| ()));
+        let start = bottoms
+            .get(1)
+            .map(|operand| self.start(&bottoms[0], operand).map(|_| ()));
         let blob = blob.then(|| self.blob(&bottoms[0]).map(|_| ()));
         for checked in [start, blob].into_iter().flatten() {
             if let Err((field, errors)) = checked {
@@ -108,7 +115,9 @@ impl Cover {
         if bottoms[0] == bottoms[1] {
             return Pointwise::Bottom(1);
         }
-        let axis = self.start(&bottoms[0], &bottoms[1]).expect("inferred before");
+        let axis = self
+            .start(&bottoms[0], &bottoms[1])
+            .expect("inferred before");
         Pointwise::BottomAt { bottom: 1, axis }
     }
 }
@@ -181,7 +190,9 @@ impl Layer for Scale {
 impl Scale {
     /// What the blobs cover: a bias has the shape of the bottom that it goes with.
     fn own_cover(&self, bottoms: &[Shape]) -> Cover {
-        let num_axes = bottoms.get(1).map_or(self.cover.num_axes, |scale| scale.len() as i32);
+        let num_axes = bottoms
+            .get(1)
+            .map_or(self.cover.num_axes, |scale| scale.len() as i32);
         Cover {
             num_axes,
             ..self.cover
@@ -230,7 +241,9 @@ mod tests {
         ];
         for (axis, num_axes, dims, place) in cases {
             let scale = noise(dims);
-            let want = (0..120).map(|i| x.data[i] * scale.data[place(i)]).collect::<Vec<f32>>();
+            let want = (0..120)
+                .map(|i| x.data[i] * scale.data[place(i)])
+                .collect::<Vec<f32>>();
             let p = param(axis, num_axes, false);
             let blob = forward::<Scale>(&p, &[&x], std::slice::from_ref(&scale));
             assert_eq!(blob[0].data, want);
@@ -251,20 +264,37 @@ mod tests {
     fn fillers() {
         let bottom = [shape(&[1, 2])];
         let (layer, _) = infer::<Scale>(&param(1, 1, true), &[&[1, 2]]).unwrap();
-        let values: Vec<f32> = layer.params(&bottom).unwrap().iter().map(|s| s.filler.value()).collect();
+        let values: Vec<f32> = layer
+            .params(&bottom)
+            .unwrap()
+            .iter()
+            .map(|s| s.filler.value())
+            .collect();
         assert_eq!(values, [1., 0.]);
     }
 
     #[test]
     fn bad_parameters() {
         let refused = |p, bottoms: &[&[usize]]| refusal::<Scale>(&p, bottoms);
-        assert!(refused(param(3, 2, false), &[&[1, 2, 3, 4]]).starts_with("scale_param.num_axes: 2 axes"));
-        assert!(refused(param(4, 0, false), &[&[1, 2, 3, 4]]).starts_with("scale_param.axis: axis 4"));
-        assert!(refused(param(0, -2, false), &[&[1, 2]]).starts_with("scale_param.num_axes: must be"));
-        assert!(refused(param(0, i32::MAX, false), &[&[1, 2]]).starts_with("scale_param.num_axes: "));
+        assert!(
+            refused(param(3, 2, false), &[&[1, 2, 3, 4]])
+                .starts_with("scale_param.num_axes: 2 axes")
+        );
+        assert!(
+            refused(param(4, 0, false), &[&[1, 2, 3, 4]]).starts_with("scale_param.axis: axis 4")
+        );
+        assert!(
+            refused(param(0, -2, false), &[&[1, 2]]).starts_with("scale_param.num_axes: must be")
+        );
+        assert!(
+            refused(param(0, i32::MAX, false), &[&[1, 2]]).starts_with("scale_param.num_axes: ")
+        );
         for dims in [&[2, 4][..], &[3, 3], &[3, 4, 5]] {
             let got = refused(param(1, 1, false), &[&[2, 3, 4], dims]);
-            assert!(got.starts_with("scale_param.axis: a second operand"), "{got}");
+            assert!(
+                got.starts_with("scale_param.axis: a second operand"),
+                "{got}"
+            );
         }
         // A scalar scale fits any axis; the bias that goes with it does not.
         assert!(infer::<Scale>(&param(9, 1, false), &[&[2], &[]]).is_ok());

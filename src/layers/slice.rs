@@ -63,7 +63,10 @@ impl Layer for Slice {
         };
         if self.points.is_empty() {
             if !length.is_multiple_of(cx.tops) {
-                let message = format!("axis {axis} of {length} is not divisible by {} tops", cx.tops);
+                let message = format!(
+                    "axis {axis} of {length} is not divisible by {} tops",
+                    cx.tops
+                );
                 return Err(cx.invalid("top", message).into());
             }
             return Ok(vec![shape(length / cx.tops)?; cx.tops]);

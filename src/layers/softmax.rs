@@ -107,19 +107,33 @@ mod tests {
             }
         }
         let (layer, _) = infer::<Softmax>(&param(1), &[&x.shape]).unwrap();
-        assert_eq!(layer.geometry(&x.shape), Geometry { outer: 2, channels: 10, inner: 6 });
+        assert_eq!(
+            layer.geometry(&x.shape),
+            Geometry {
+                outer: 2,
+                channels: 10,
+                inner: 6
+            }
+        );
     }
 
     #[test]
     fn special_values() {
-        let x = tensor(&[3, 2], [f32::NAN, 1., 1., f32::INFINITY, f32::NEG_INFINITY, 1.]);
-        let y = forward::<Softmax>(&LayerParameter::default(), &[x], &[]).remove(0).data;
+        let x = tensor(
+            &[3, 2],
+            [f32::NAN, 1., 1., f32::INFINITY, f32::NEG_INFINITY, 1.],
+        );
+        let y = forward::<Softmax>(&LayerParameter::default(), &[x], &[])
+            .remove(0)
+            .data;
         assert!(y[..4].iter().all(|y| y.is_nan()));
         assert_eq!(y[4..], [0., 1.]);
     }
 
     #[test]
     fn axis_out_of_range() {
-        assert!(refusal::<Softmax>(&param(2), &[&[1, 2]]).starts_with("softmax_param.axis: axis 2"));
+        assert!(
+            refusal::<Softmax>(&param(2), &[&[1, 2]]).starts_with("softmax_param.axis: axis 2")
+        );
     }
 }

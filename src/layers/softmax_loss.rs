@@ -33,7 +33,9 @@ impl Layer for SoftmaxWithLoss {
             return Err(d.help("add a Softmax layer for the probabilities").into());
         }
         if cx.in_place {
-            return Err(cx.invalid("top", "a loss cannot write over its bottom").into());
+            return Err(cx
+                .invalid("top", "a loss cannot write over its bottom")
+                .into());
         }
         let loss = param.loss_param.unwrap_or_default();
         Ok(SoftmaxWithLoss {
@@ -95,13 +97,20 @@ fn log_probability(scores: &[f32], label: i32) -> f64 {
     let Some(&truth) = truth else {
         return f64::NAN;
     };
-    let max = scores.iter().fold(f32::MIN, |m, &s| if m < s { s } else { m });
+    let max = scores
+        .iter()
+        .fold(f32::MIN, |m, &s| if m < s { s } else { m });
     let exp = |s: f32| f64::from(s - max).exp();
     let sum: f64 = scores.iter().map(|&s| exp(s)).sum();
     let probability = exp(truth) / sum;
     let floor = f64::from(f32::MIN_POSITIVE);
     // Written so that NaN stays NaN.
-    if probability < floor { floor } else { probability }.ln()
+    if probability < floor {
+        floor
+    } else {
+        probability
+    }
+    .ln()
 }
 
 #[cfg(test)]
@@ -111,7 +120,10 @@ mod tests {
     #[test]
     fn one_item_by_hand() {
         assert!((log_probability(&[0.0, 0.0], 1) - 0.5f64.ln()).abs() < 1e-12);
-        assert_eq!(log_probability(&[0.0, 1e4], 0), f64::from(f32::MIN_POSITIVE).ln());
+        assert_eq!(
+            log_probability(&[0.0, 1e4], 0),
+            f64::from(f32::MIN_POSITIVE).ln()
+        );
         assert!(log_probability(&[0.0, 0.0], 2).is_nan());
         assert!(log_probability(&[0.0, 0.0], -1).is_nan());
     }

@@ -10,7 +10,7 @@ use super::conv::{self, Conv, EpilogueAddrs, Source, addr};
 use super::tile::{self, TileCall, TileKind};
 use super::view::Blocked;
 use super::{Builder, Chains, Options, for_loop};
-use crate::diag::Result;
+use crate::diag::{Diagnostic, Result};
 use crate::ir::{Graph, Node, NodeId};
 use crate::kernel::{Addr, Region, Stmt, Var};
 use crate::layers::Op;
@@ -42,11 +42,12 @@ pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
         .collect()
 }
 
-/// Whether a node can follow in a run: one whose residual would be an intermediate of
-/// another shape of loop cannot be followed.
-fn linkable(graph: &Graph, node: NodeId, is_last: bool) -> bool {
-    let node = &graph[node];
-    matches!(node.op, Op::Convolution(_)) && (is_last || !node.epilogue.residual)
+/// Whether a node can be part of a run. A residual is added by the last one only, and
+/// of grouped convolutions only depthwise ones have the loops of this nest.
+fn linkable(graph: &Graph, id: NodeId, is_last: bool) -> bool {
+    let node = &graph[id];
+    let simple = spec(graph, node).is_ok_and(|conv| conv.group == 1 || conv.is_depthwise());
+    simple && (is_last || !node.epilogue.residual)
 }
 
 /// The chain in runs, by the largest sum of gains.
@@ -86,7 +87,10 @@ fn cut(graph: &Graph, chain: &[NodeId], chains: Chains) -> Vec<Vec<NodeId>> {
 fn gain(graph: &Graph, run: &[NodeId]) -> f64 {
     let bytes = |count: usize| 4 * count;
     let between = &run[..run.len() - 1];
-    let intermediates: usize = between.iter().map(|&n| bytes(graph.shape(graph[n].tops[0]).count())).sum();
+    let intermediates: usize = between
+        .iter()
+        .map(|&n| bytes(graph.shape(graph[n].tops[0]).count()))
+        .sum();
     let weights: usize = run
         .iter()
         .flat_map(|&n| &graph[n].params)
@@ -117,7 +121,11 @@ fn bandwidth(bytes: usize) -> f64 {
 /// Output rows that go through the run together.
 fn rows_per_task(graph: &Graph, run: &[NodeId], h: usize, w: usize) -> usize {
     let channels = |&n: &NodeId| graph.shape(graph[n].tops[0])[1].next_multiple_of(BLOCK);
-    let widest = run[..run.len() - 1].iter().map(channels).max().unwrap_or(BLOCK);
+    let widest = run[..run.len() - 1]
+        .iter()
+        .map(channels)
+        .max()
+        .unwrap_or(BLOCK);
     let rows = SCRATCH_BYTES / (8 * widest * w).max(1);
     let most = rows.clamp(1, h);
     h.div_ceil(h.div_ceil(most))
@@ -135,7 +143,10 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
     let graph = b.graph;
     let nodes: Vec<&Node> = run.iter().map(|&n| &graph[n]).collect();
     let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
-    let convs: Vec<Conv> = nodes.iter().map(|node| spec(graph, node)).collect::<Result<_>>()?;
+    let convs: Vec<Conv> = nodes
+        .iter()
+        .map(|node| spec(graph, node))
+        .collect::<Result<_>>()?;
     let source = conv::source(b, &convs[0])?;
     let residual = match last.epilogue.residual {
         true => Some(b.blocked(*last.bottoms.last().expect("a residual is a bottom"))?),
@@ -144,25 +155,46 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
     let dst = b.alloc_blocked(last.tops[0])?;
     let mut stages = Vec::new();
     for (i, (node, conv)) in nodes.iter().zip(convs).enumerate() {
-        let order = if i == 0 { source.order } else { super::pack::SegmentOrder::Blocked };
+        let order = if i == 0 {
+            source.order
+        } else {
+            super::pack::SegmentOrder::Blocked
+        };
         let (weights, _) = conv::pack_weights(b, node, &conv, order);
         let epilogue = EpilogueAddrs::new(b, node, conv.bias, conv.outputs);
-        stages.push(Stage { conv, epilogue, weights: addr(weights, 0) });
+        stages.push(Stage {
+            conv,
+            epilogue,
+            weights: addr(weights, 0),
+        });
     }
     let rows = rows_per_task(graph, run, dst.h, dst.w);
     let mut regions = Vec::new();
     let (blocks, rest) = (dst.h / rows, dst.h % rows);
     for (first_row, blocks, rows) in [(0, blocks, rows), (blocks * rows, 1, rest)] {
         if blocks * rows > 0 {
-            let nest = Nest { first_row, blocks, rows, source: &source, dst: &dst, residual: residual.as_ref() };
+            let nest = Nest {
+                first_row,
+                blocks,
+                rows,
+                source: &source,
+                dst: &dst,
+                residual: residual.as_ref(),
+            };
             regions.push(nest.region(b, &stages)?);
         }
     }
     let macs = nodes.iter().map(|n| node_macs(graph, n)).sum();
     let ends = [first.bottoms[0], last.tops[0]];
-    let traffic = ends.iter().map(|&blob| 4 * graph.shape(blob).count() as u64).sum();
+    let traffic = ends
+        .iter()
+        .map(|&blob| 4 * graph.shape(blob).count() as u64)
+        .sum();
     let layers = nodes.iter().flat_map(|n| n.layers.clone()).collect();
-    let names: Vec<String> = nodes.iter().map(|n| graph.shape(n.tops[0])[1].to_string()).collect();
+    let names: Vec<String> = nodes
+        .iter()
+        .map(|n| graph.shape(n.tops[0])[1].to_string())
+        .collect();
     let about = format!(
         "chain of convolutions, {rows} of {} rows at a time, channels {}: {}x{}",
         dst.h,
@@ -182,7 +214,7 @@ fn node_macs(graph: &Graph, node: &Node) -> u64 {
 fn spec(graph: &Graph, node: &Node) -> Result<Conv> {
     match &node.op {
         Op::Convolution(layer) => layer.conv(graph, node, 0),
-        other => unreachable!("{} in a chain", other.type_name()),
+        other => Err(Diagnostic::unsupported(format!("{} in a chain", other.type_name())).into()),
     }
 }
 
@@ -200,7 +232,10 @@ impl Nest<'_> {
     fn region(&self, b: &mut Builder, stages: &[Stage]) -> Result<Region> {
         let (image, block) = (b.var(), b.var());
         let pixels = self.rows * self.dst.w;
-        let widths: Vec<usize> = stages.iter().map(|s| s.conv.outputs.next_multiple_of(BLOCK)).collect();
+        let widths: Vec<usize> = stages
+            .iter()
+            .map(|s| s.conv.outputs.next_multiple_of(BLOCK))
+            .collect();
         let slot = widths[..widths.len() - 1].iter().max().expect("two stages") * pixels;
         let mut body = Vec::new();
         let mut from = None;
@@ -247,18 +282,26 @@ impl Nest<'_> {
         };
         let of_view = |v: &Blocked| in_blob(v.base, [v.image, v.row], v.buffer);
         let source = self.source;
-        let (src, kind, taps, src_px, offsets) = match from {
+        let (src, kind, taps, src_px, src_stride, offsets) = match from {
             None => (
                 in_blob(source.base, [source.image, source.line], source.buffer),
                 source.kind,
                 source.taps,
                 source.px,
+                source.src_stride(),
                 source.offsets(stage.conv.inputs)?,
             ),
             Some(buffer) => {
                 let blocks = stage.conv.inputs.div_ceil(BLOCK);
                 let offsets = (0..blocks).map(|i| (i * pixels * BLOCK) as i32).collect();
-                (in_scratch(buffer), TileKind::Blocked, BLOCK, BLOCK, offsets)
+                (
+                    in_scratch(buffer),
+                    TileKind::Blocked,
+                    BLOCK,
+                    BLOCK,
+                    0,
+                    offsets,
+                )
             }
         };
         let segments = offsets.len();
@@ -274,7 +317,11 @@ impl Nest<'_> {
             offsets: b.table(offsets),
             segments,
             taps,
-            weight_stride: segments * taps * BLOCK,
+            src_stride,
+            weight_stride: match kind {
+                TileKind::Depthwise => segments * BLOCK,
+                _ => segments * taps * BLOCK,
+            },
             dst_stride: to.map_or(self.dst.block as usize, |_| pixels * BLOCK),
             residual_stride: residual.map_or(0, |r| r.block as usize),
             src_px,
@@ -284,7 +331,11 @@ impl Nest<'_> {
         };
         let rows_follow = from.is_some()
             && (to.is_some() || self.dst.is_flat() && residual.is_none_or(Blocked::is_flat));
-        let (rows, pixels) = if rows_follow { (1, pixels) } else { (self.rows, self.dst.w) };
+        let (rows, pixels) = if rows_follow {
+            (1, pixels)
+        } else {
+            (self.rows, self.dst.w)
+        };
         let mut stmts = Vec::new();
         let channel_blocks = stage.conv.outputs.div_ceil(BLOCK);
         for (nb, first, tiles) in tile::choose(b.isa(), kind, pixels, channel_blocks, src_px) {

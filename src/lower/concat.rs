@@ -14,9 +14,13 @@ use crate::leaf::{BLOCK, Leaf};
 pub fn placements(graph: &Graph) -> Vec<Option<(BlobId, usize)>> {
     let mut inside = vec![None; graph.blobs.len()];
     for node in &graph.nodes {
-        let Op::Concat(concat) = &node.op else { continue };
+        let Op::Concat(concat) = &node.op else {
+            continue;
+        };
         let top = node.tops[0];
-        let Some(starts) = block_starts(graph, node, concat.axis) else { continue };
+        let Some(starts) = block_starts(graph, node, concat.axis) else {
+            continue;
+        };
         for (&bottom, start) in node.bottoms.iter().zip(starts) {
             let slot: &mut Option<(BlobId, usize)> = &mut inside[bottom.0 as usize];
             if slot.is_none() && !graph.inputs.contains(&bottom) {
@@ -65,7 +69,11 @@ pub fn concat(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
 }
 
 fn concat_blocked(b: &mut Builder, node: &Node, top: BlobId, starts: &[usize]) -> Result<()> {
-    let bottoms: Result<Vec<_>> = node.bottoms.iter().map(|&bottom| b.blocked(bottom)).collect();
+    let bottoms: Result<Vec<_>> = node
+        .bottoms
+        .iter()
+        .map(|&bottom| b.blocked(bottom))
+        .collect();
     let bottoms = bottoms?;
     let parent = match b.has_blocked(top) {
         true => b.blocked(top)?,
@@ -106,7 +114,13 @@ fn concat_plain(b: &mut Builder, node: &Node, top: BlobId, axis: usize) -> Resul
         regions.push(copy_rows(src, dst, (at, row), (0, len), rows, len));
         at += len;
     }
-    b.step(node.layers.clone(), "concat: copies", regions, 0, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        "concat: copies",
+        regions,
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }
 
@@ -140,12 +154,23 @@ fn copy_rows(
 /// Cuts the bottom along `axis` at the tops' sizes.
 pub fn slice(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
     let bottom = node.bottoms[0];
-    let shapes: Vec<Shape> = node.tops.iter().map(|&t| b.graph.shape(t).clone()).collect();
+    let shapes: Vec<Shape> = node
+        .tops
+        .iter()
+        .map(|&t| b.graph.shape(t).clone())
+        .collect();
     if let (true, 1, Some(starts)) = (b.has_blocked(bottom), axis, starts(&shapes)) {
         let whole = b.blocked(bottom)?;
         for ((&top, start), shape) in node.tops.iter().zip(starts).zip(&shapes) {
             let base = whole.base + (start / BLOCK) as i64 * whole.block;
-            b.set_blocked(top, super::Blocked { base, c: shape[1], ..whole });
+            b.set_blocked(
+                top,
+                super::Blocked {
+                    base,
+                    c: shape[1],
+                    ..whole
+                },
+            );
         }
         return Ok(());
     }
@@ -166,7 +191,13 @@ pub fn slice(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
         at += len;
     }
     if !regions.is_empty() {
-        b.step(node.layers.clone(), "slice: copies", regions, 0, b.traffic(node));
+        b.step(
+            node.layers.clone(),
+            "slice: copies",
+            regions,
+            0,
+            b.traffic(node),
+        );
     }
     Ok(())
 }

@@ -42,7 +42,11 @@ pub struct WeightStrides {
 
 impl WeightStrides {
     /// Caffe's `[outputs][inputs / group][kh][kw]`.
-    pub fn convolution(outputs_per_group: usize, inputs_per_group: usize, kernel: [usize; 2]) -> Self {
+    pub fn convolution(
+        outputs_per_group: usize,
+        inputs_per_group: usize,
+        kernel: [usize; 2],
+    ) -> Self {
         let area = kernel[0] * kernel[1];
         WeightStrides {
             base: 0,
@@ -55,7 +59,11 @@ impl WeightStrides {
     }
 
     /// Caffe's `[inputs][outputs / group][kh][kw]`, turned by 180°.
-    fn deconvolution(outputs_per_group: usize, inputs_per_group: usize, kernel: [usize; 2]) -> Self {
+    fn deconvolution(
+        outputs_per_group: usize,
+        inputs_per_group: usize,
+        kernel: [usize; 2],
+    ) -> Self {
         let area = kernel[0] * kernel[1];
         WeightStrides {
             base: area as isize - 1,
@@ -70,7 +78,14 @@ impl WeightStrides {
 
 /// Rows and columns that windows reach beyond a map of `size`, for `outputs` windows:
 /// before it and after it.
-pub fn reach(size: usize, outputs: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> (usize, usize) {
+pub fn reach(
+    size: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+) -> (usize, usize) {
     let end = (outputs.max(1) - 1)
         .saturating_mul(stride)
         .saturating_add((kernel - 1).saturating_mul(dilation))
@@ -81,12 +96,26 @@ pub fn reach(size: usize, outputs: usize, kernel: usize, stride: usize, pad: usi
 impl Conv {
     /// The zeros that it reads around its source.
     pub fn halo(&self, src: [usize; 2], dst: [usize; 2]) -> Halo {
-        let side = |i: usize| reach(src[i], dst[i], self.kernel[i], self.stride[i], self.pad[i], self.dilation[i]);
+        let side = |i: usize| {
+            reach(
+                src[i],
+                dst[i],
+                self.kernel[i],
+                self.stride[i],
+                self.pad[i],
+                self.dilation[i],
+            )
+        };
         let ((top, bottom), (left, right)) = (side(0), side(1));
-        Halo { top, bottom, left, right }
+        Halo {
+            top,
+            bottom,
+            left,
+            right,
+        }
     }
 
-    fn is_depthwise(&self) -> bool {
+    pub fn is_depthwise(&self) -> bool {
         self.group > 1 && self.group == self.inputs && self.group == self.outputs
     }
 
@@ -140,6 +169,10 @@ pub struct Source {
 impl Source {
     /// A blocked source, whose halo holds what the windows reach.
     fn blocked(view: &Blocked, conv: &Conv) -> Source {
+        let (kind, order) = match conv.is_depthwise() {
+            true => (TileKind::Depthwise, SegmentOrder::Depthwise),
+            false => (TileKind::Blocked, SegmentOrder::Blocked),
+        };
         Source {
             buffer: view.buffer,
             base: view.base - conv.pad[0] as i64 * view.row - (conv.pad[1] * BLOCK) as i64,
@@ -147,12 +180,28 @@ impl Source {
             line: conv.stride[0] as i64 * view.row,
             px: conv.stride[1] * BLOCK,
             block: view.block,
-            kind: TileKind::Blocked,
-            order: SegmentOrder::Blocked,
+            kind,
+            order,
             taps: BLOCK,
             row: view.row,
             dilation: conv.dilation,
             kernel: conv.kernel,
+        }
+    }
+
+    /// Packed weights of one block of output channels.
+    pub fn weight_stride(&self, segments: usize) -> usize {
+        match self.kind {
+            TileKind::Depthwise => segments * BLOCK,
+            _ => segments * self.taps * BLOCK,
+        }
+    }
+
+    /// How far the source moves from one block of output channels to the next.
+    pub fn src_stride(&self) -> usize {
+        match self.kind {
+            TileKind::Depthwise => self.block as usize,
+            _ => 0,
         }
     }
 
@@ -174,7 +223,9 @@ impl Source {
                 for x in 0..columns {
                     let at = i * self.block + y * dy as i64 * self.row + (x * dx * unit) as i64;
                     let at = i32::try_from(at).map_err(|_| {
-                        Diagnostic::unsupported("a bottom of more than 2^31 elements with its padding")
+                        Diagnostic::unsupported(
+                            "a bottom of more than 2^31 elements with its padding",
+                        )
                     })?;
                     offsets.push(at);
                 }
@@ -241,11 +292,20 @@ fn describe(what: &str, b: &Builder, conv: &Conv) -> String {
     if conv.group > 1 {
         text += &format!(" group {}", conv.group);
     }
-    format!("{text}: {} -> {}", b.graph.shape(conv.src), b.graph.shape(conv.dst))
+    format!(
+        "{text}: {} -> {}",
+        b.graph.shape(conv.src),
+        b.graph.shape(conv.dst)
+    )
 }
 
 /// The user's NCHW as it is, or a copy with zeros around each map.
-fn planar_source(b: &mut Builder, conv: &Conv, [n, c, h, w]: [usize; 4], halo: Halo) -> Result<Source> {
+fn planar_source(
+    b: &mut Builder,
+    conv: &Conv,
+    [n, c, h, w]: [usize; 4],
+    halo: Halo,
+) -> Result<Source> {
     let plain = b.plain(conv.src)?;
     let view = if halo == Halo::default() {
         plane_view(plain.buffer, plain.base, [n, c, h, w], halo)
@@ -266,7 +326,11 @@ fn planar_source(b: &mut Builder, conv: &Conv, [n, c, h, w]: [usize; 4], halo: H
         block: view.block,
         kind: TileKind::Planar,
         order,
-        taps: if order == SegmentOrder::Planar { conv.kernel[1] } else { 1 },
+        taps: if order == SegmentOrder::Planar {
+            conv.kernel[1]
+        } else {
+            1
+        },
         row: view.row,
         dilation: conv.dilation,
         kernel: conv.kernel,
@@ -292,12 +356,21 @@ fn plane_view(buffer: BufferId, start: i64, [n, c, h, w]: [usize; 4], halo: Halo
     }
 }
 
-fn padded_planes(b: &mut Builder, plain: Plain, blob: BlobId, dims: [usize; 4], halo: Halo) -> Result<Blocked> {
+fn padded_planes(
+    b: &mut Builder,
+    plain: Plain,
+    blob: BlobId,
+    dims: [usize; 4],
+    halo: Halo,
+) -> Result<Blocked> {
     let [n, c, h, w] = dims;
     let name = format!("{} padded", b.graph[blob].name);
     let sides = [(h, halo.top, halo.bottom), (w, halo.left, halo.right)];
-    let padded = |(size, before, after): (usize, usize, usize)| size.checked_add(before)?.checked_add(after);
-    let len = sides.into_iter().try_fold(n * c, |len, side| len.checked_mul(padded(side)?));
+    let padded =
+        |(size, before, after): (usize, usize, usize)| size.checked_add(before)?.checked_add(after);
+    let len = sides
+        .into_iter()
+        .try_fold(n * c, |len, side| len.checked_mul(padded(side)?));
     let buffer = b.arena(&name, len)?;
     let view = plane_view(buffer, 0, dims, halo);
     let (image, channel) = (b.var(), b.var());
@@ -323,20 +396,23 @@ fn padded_planes(b: &mut Builder, plain: Plain, blob: BlobId, dims: [usize; 4], 
         cost: (h * w) as u64 / 8 + 1,
     };
     let layers = vec![b.graph[blob].name.clone()];
-    b.step(layers, "padded copy", vec![region], 0, 8 * (n * c * h * w) as u64);
+    b.step(
+        layers,
+        "padded copy",
+        vec![region],
+        0,
+        8 * (n * c * h * w) as u64,
+    );
     Ok(view)
 }
 
 /// Packs weights, allocates the top and emits the step.
-fn finish(b: &mut Builder, node: &Node, conv: &Conv, mut source: Source, about: &str) -> Result<()> {
+fn finish(b: &mut Builder, node: &Node, conv: &Conv, source: Source, about: &str) -> Result<()> {
     let residual = match node.epilogue.residual {
         true => Some(b.blocked(*node.bottoms.last().expect("a residual is a bottom"))?),
         false => None,
     };
     let dst = b.alloc_blocked(conv.dst)?;
-    if conv.is_depthwise() {
-        (source.kind, source.order) = (TileKind::Depthwise, SegmentOrder::Depthwise);
-    }
     let grids = grids(b, conv, &source, &dst, residual.as_ref());
     let regions = regions(b, node, conv, &source, &dst, residual.as_ref(), &grids)?;
     let outputs = (dst.n * dst.h * dst.w * conv.outputs) as u64;
@@ -345,7 +421,13 @@ fn finish(b: &mut Builder, node: &Node, conv: &Conv, mut source: Source, about: 
     Ok(())
 }
 
-fn grids(b: &Builder, conv: &Conv, source: &Source, dst: &Blocked, residual: Option<&Blocked>) -> Vec<Grid> {
+fn grids(
+    b: &Builder,
+    conv: &Conv,
+    source: &Source,
+    dst: &Blocked,
+    residual: Option<&Blocked>,
+) -> Vec<Grid> {
     let line = |view: Option<&Blocked>| view.map_or([0; 3], |v| [v.base, v.image, v.row]);
     let whole = Grid {
         images: dst.n,
@@ -419,7 +501,12 @@ fn runs(conv: &Conv) -> Vec<Run> {
         let inputs = (last_group + 1) * inputs - first_input;
         match runs.last_mut() {
             Some(run) if (run.first_input, run.inputs) == (first_input, inputs) => run.blocks += 1,
-            _ => runs.push(Run { first: block, blocks: 1, first_input, inputs }),
+            _ => runs.push(Run {
+                first: block,
+                blocks: 1,
+                first_input,
+                inputs,
+            }),
         }
     }
     runs
@@ -435,7 +522,6 @@ fn regions(
     grids: &[Grid],
 ) -> Result<Vec<Region>> {
     let epilogue = EpilogueAddrs::new(b, node, conv.bias, conv.outputs);
-    let depthwise = source.kind == TileKind::Depthwise;
     let (weights, runs) = pack_weights(b, node, conv, source.order);
     let mut regions = Vec::new();
     let mut weights_at = 0;
@@ -443,19 +529,27 @@ fn regions(
         let offsets = source.offsets(run.inputs)?;
         let segments = offsets.len();
         let table = b.table(offsets);
-        let weight_stride = segments * if depthwise { BLOCK } else { source.taps * BLOCK };
+        let weight_stride = source.weight_stride(segments);
         for grid in grids {
             let call = TileCall {
                 kind: source.kind,
-                src: addr(source.buffer, grid.src[0] + (run.first_input / BLOCK) as i64 * source.block),
+                src: addr(
+                    source.buffer,
+                    grid.src[0] + (run.first_input / BLOCK) as i64 * source.block,
+                ),
                 weights: addr(weights, weights_at as i64),
                 bias: shift(&epilogue.bias, run.first * BLOCK),
-                residual: residual.map(|r| addr(r.buffer, grid.residual[0] + run.first as i64 * r.block)),
-                slopes: epilogue.slopes.as_ref().map(|s| shift(s, run.first * BLOCK)),
+                residual: residual
+                    .map(|r| addr(r.buffer, grid.residual[0] + run.first as i64 * r.block)),
+                slopes: epilogue
+                    .slopes
+                    .as_ref()
+                    .map(|s| shift(s, run.first * BLOCK)),
                 dst: addr(dst.buffer, grid.dst[0] + run.first as i64 * dst.block),
                 offsets: table,
                 segments,
                 taps: source.taps,
+                src_stride: source.src_stride(),
                 weight_stride,
                 dst_stride: dst.block as usize,
                 residual_stride: residual.map_or(0, |r| r.block as usize),
@@ -464,8 +558,7 @@ fn regions(
                 activation: epilogue.activation,
                 slope: epilogue.slope,
             };
-            let src_block = if depthwise { source.block } else { 0 };
-            regions.extend(grid_regions(b, &call, grid, run.blocks, src_block));
+            regions.extend(grid_regions(b, &call, grid, run.blocks));
         }
         weights_at += weight_stride * run.blocks;
     }
@@ -474,13 +567,15 @@ fn regions(
 
 /// The regions of one run of channel blocks over one grid: lines in chunks whose source
 /// stays in cache while all channel blocks go over it.
-fn grid_regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize, src_block: i64) -> Vec<Region> {
+fn grid_regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> Vec<Region> {
     let line_bytes = 4 * call.segments * call.taps * grid.pixels;
     let most = (CHUNK_BYTES / line_bytes.max(1)).clamp(1, grid.lines);
     let per_chunk = grid.lines.div_ceil(grid.lines.div_ceil(most));
     let (chunks, rest) = (grid.lines / per_chunk, grid.lines % per_chunk);
     let mut regions = Vec::new();
-    for (nb, first_block, tiles) in tile::choose(b.isa(), call.kind, grid.pixels, blocks, call.src_px) {
+    for (nb, first_block, tiles) in
+        tile::choose(b.isa(), call.kind, grid.pixels, blocks, call.src_px)
+    {
         for (first_line, chunks, lines) in [(0, chunks, per_chunk), (chunks * per_chunk, 1, rest)] {
             if lines == 0 || chunks == 0 {
                 continue;
@@ -493,12 +588,13 @@ fn grid_regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize, sr
                     .plus(image, images)
                     .plus(chunk, lines as i64 * line_stride)
                     .plus(line, line_stride);
-                Addr { buffer: addr.buffer, offset }
+                Addr {
+                    buffer: addr.buffer,
+                    offset,
+                }
             };
-            let mut src = along(&call.src, grid.src);
-            src.offset = src.offset.offset(first_block as i64 * src_block).plus(tile, nb as i64 * src_block);
             let moved = TileCall {
-                src,
+                src: along(&call.src, grid.src),
                 residual: call.residual.as_ref().map(|r| along(r, grid.residual)),
                 dst: along(&call.dst, grid.dst),
                 ..call.clone()
@@ -550,16 +646,32 @@ impl EpilogueAddrs {
             let (scale, shift) = (epilogue.scale.clone(), epilogue.shift.clone());
             let len = outputs.next_multiple_of(BLOCK);
             let buffer = b.weights(&name, len, |start| {
-                Pack::Bias(BiasPack { start, outputs, bias, scale, shift })
+                Pack::Bias(BiasPack {
+                    start,
+                    outputs,
+                    bias,
+                    scale,
+                    shift,
+                })
             });
             addr(buffer, 0)
         };
-        EpilogueAddrs { bias, slopes, activation, slope }
+        EpilogueAddrs {
+            bias,
+            slopes,
+            activation,
+            slope,
+        }
     }
 }
 
 /// Room for the packed weights, run after run.
-pub fn pack_weights(b: &mut Builder, node: &Node, conv: &Conv, order: SegmentOrder) -> (BufferId, Vec<Run>) {
+pub fn pack_weights(
+    b: &mut Builder,
+    node: &Node,
+    conv: &Conv,
+    order: SegmentOrder,
+) -> (BufferId, Vec<Run>) {
     let runs = match order {
         // Block n reads block n: one run, whose source moves along.
         SegmentOrder::Depthwise => vec![Run {
@@ -626,15 +738,25 @@ pub fn deconvolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
     };
     // Windows start d(k − 1) − p before the first pixel; a negative number means
     // that they start inside.
-    let side = |i: usize| conv.dilation[i] as i64 * (conv.kernel[i] as i64 - 1) - conv.pad[i] as i64;
+    let side =
+        |i: usize| conv.dilation[i] as i64 * (conv.kernel[i] as i64 - 1) - conv.pad[i] as i64;
     let before = [side(0), side(1)];
     let spread = |i: usize, size: usize| (size - 1) * conv.stride[i] + 1;
     let size = [spread(0, src_dims[2]), spread(1, src_dims[3])];
     let (y, x) = (before[0].max(0) as usize, before[1].max(0) as usize);
-    let halo = Halo { top: y, bottom: y, left: x, right: x };
+    let halo = Halo {
+        top: y,
+        bottom: y,
+        left: x,
+        right: x,
+    };
     let wide = spread_pixels(b, conv, [src_dims[0], src_dims[1], size[0], size[1]], halo)?;
     let plain_conv = Conv {
-        strides: WeightStrides::deconvolution(conv.outputs / conv.group, conv.inputs / conv.group, conv.kernel),
+        strides: WeightStrides::deconvolution(
+            conv.outputs / conv.group,
+            conv.inputs / conv.group,
+            conv.kernel,
+        ),
         stride: [1, 1],
         pad: [0, 0],
         ..conv.clone()
@@ -739,10 +861,22 @@ pub fn inner_product(
     let result = b.new_blocked(&name, [m, outputs, 1, 1], Halo::default())?;
     let grids = grids(b, &conv, &source, &result, None);
     let regions = regions(b, node, &conv, &source, &result, None, &grids)?;
-    b.step(node.layers.clone(), about, regions, (m * inputs * outputs) as u64, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        about,
+        regions,
+        (m * inputs * outputs) as u64,
+        b.traffic(node),
+    );
     let plain = b.alloc_plain(dst)?;
     let regions = b.to_plain(&result, plain);
-    b.step(node.layers.clone(), "blocked to plain", regions, 0, 8 * (m * outputs) as u64);
+    b.step(
+        node.layers.clone(),
+        "blocked to plain",
+        regions,
+        0,
+        8 * (m * outputs) as u64,
+    );
     Ok(())
 }
 

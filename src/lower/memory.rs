@@ -76,7 +76,10 @@ fn live_ranges(program: &Program) -> Vec<Live> {
             *range = Some((range.map_or(s, |r| r.0), s));
         };
         for region in &step.regions {
-            region.body.iter().for_each(|stmt| stmt_addrs(stmt, &mut touch));
+            region
+                .body
+                .iter()
+                .for_each(|stmt| stmt_addrs(stmt, &mut touch));
         }
     }
     live

@@ -144,11 +144,18 @@ impl<'g> Builder<'g> {
     }
 
     fn lower_node(&mut self, node: &Node) -> Result<()> {
-        if node.tops.iter().all(|&top| self.graph.shape(top).count() == 0) {
+        if node
+            .tops
+            .iter()
+            .all(|&top| self.graph.shape(top).count() == 0)
+        {
             return Ok(());
         }
         if node.op.is_view() {
-            return node.tops.iter().try_for_each(|&top| self.alias(node.bottoms[0], top));
+            return node
+                .tops
+                .iter()
+                .try_for_each(|&top| self.alias(node.bottoms[0], top));
         }
         node.op.lower(node, self)
     }

@@ -101,16 +101,25 @@ impl TilePack {
     /// Packs one block of output channels.
     fn fill(&self, block: &BlockPack, weights: &[f32], out: &mut [f32]) {
         let depthwise = self.order == SegmentOrder::Depthwise;
-        let lanes: Vec<Lane> = (0..BLOCK).map(|l| self.lane(block.block * BLOCK + l)).collect();
+        let lanes: Vec<Lane> = (0..BLOCK)
+            .map(|l| self.lane(block.block * BLOCK + l))
+            .collect();
         let mut runs = out.chunks_exact_mut(BLOCK);
         self.taps(block, |i, y, x| {
             let run = runs.next().expect("as many runs as taps");
             for (value, lane) in run.iter_mut().zip(&lanes) {
-                let input = if depthwise { lane.first_input } else { block.first_input + i };
+                let input = if depthwise {
+                    lane.first_input
+                } else {
+                    block.first_input + i
+                };
                 *value = match input.checked_sub(lane.first_input) {
                     Some(i) if lane.present && i < self.inputs_per_group => {
                         let s = &self.strides;
-                        let at = lane.base + (i * s.input) as isize + y as isize * s.row + x as isize * s.column;
+                        let at = lane.base
+                            + (i * s.input) as isize
+                            + y as isize * s.row
+                            + x as isize * s.column;
                         lane.scaled(weights[at as usize])
                     }
                     _ => 0.0,
@@ -173,11 +182,19 @@ pub fn pack(graph: &Graph, packs: &[Pack], out: &mut [f32]) {
                 let mut mine = mine;
                 for block in &tiles.blocks {
                     let (head, tail) = mine.split_at_mut(tiles.block_len(block));
-                    jobs.push(Job { pack, block: Some(block), out: head });
+                    jobs.push(Job {
+                        pack,
+                        block: Some(block),
+                        out: head,
+                    });
                     mine = tail;
                 }
             }
-            _ => jobs.push(Job { pack, block: None, out: mine }),
+            _ => jobs.push(Job {
+                pack,
+                block: None,
+                out: mine,
+            }),
         }
     }
     run_jobs(graph, jobs);
@@ -223,7 +240,11 @@ fn run_jobs(graph: &Graph, jobs: Vec<Job>) {
 }
 
 fn data(graph: &Graph, param: ParamId) -> Cow<'_, [f32]> {
-    graph[param].data.as_ref().expect("weights are assigned before packing").floats()
+    graph[param]
+        .data
+        .as_ref()
+        .expect("weights are assigned before packing")
+        .floats()
 }
 
 impl Pack {

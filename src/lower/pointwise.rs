@@ -17,7 +17,13 @@ type Root = Option<(Function, [f32; 3])>;
 /// the root.
 pub fn pointwise(b: &mut Builder, node: &Node, expr: &Pointwise) -> Result<()> {
     let (inner, root) = match expr {
-        Pointwise::Function { function, a, b, c, x } => (x.as_ref(), Some((*function, [*a, *b, *c]))),
+        Pointwise::Function {
+            function,
+            a,
+            b,
+            c,
+            x,
+        } => (x.as_ref(), Some((*function, [*a, *b, *c]))),
         _ => (expr, None),
     };
     let top = node.tops[0];
@@ -32,7 +38,11 @@ fn can_block(b: &Builder, node: &Node, top: BlobId, expr: &Pointwise) -> bool {
     let shape = b.graph.shape(top);
     let full = |&&bottom: &&BlobId| b.graph.shape(bottom) == shape;
     b.dims4(top).is_some()
-        && node.bottoms.iter().filter(full).any(|&bottom| b.has_blocked(bottom))
+        && node
+            .bottoms
+            .iter()
+            .filter(full)
+            .any(|&bottom| b.has_blocked(bottom))
         && leaves(expr).iter().all(|leaf| match leaf {
             Pointwise::Broadcast(v) => v.values.len() == 1 || (v.axis, v.axes) == (1, 1),
             Pointwise::BottomAt { bottom, axis } => {
@@ -49,7 +59,9 @@ fn leaves(expr: &Pointwise) -> Vec<&Pointwise> {
         Pointwise::Unary(_, x) | Pointwise::Function { x, .. } => leaves(x),
         Pointwise::Binary(_, a, b) => [a, b].into_iter().flat_map(|e| leaves(e)).collect(),
         Pointwise::Fma(a, b, c) => [a, b, c].into_iter().flat_map(|e| leaves(e)).collect(),
-        Pointwise::Less { a, b, x, y } => [a, b, x, y].into_iter().flat_map(|e| leaves(e)).collect(),
+        Pointwise::Less { a, b, x, y } => {
+            [a, b, x, y].into_iter().flat_map(|e| leaves(e)).collect()
+        }
         _ => vec![expr],
     }
 }
@@ -62,7 +74,12 @@ fn translate(expr: &Pointwise, place: &mut impl FnMut(&Pointwise) -> Expr) -> Re
         Pointwise::Unary(op, x) => Expr::Unary(*op, t(x)?),
         Pointwise::Binary(op, a, b) => Expr::Binary(*op, t(a)?, t(b)?),
         Pointwise::Fma(a, b, c) => Expr::Fma(t(a)?, t(b)?, t(c)?),
-        Pointwise::Less { a, b, x, y } => Expr::Less { a: t(a)?, b: t(b)?, x: t(x)?, y: t(y)? },
+        Pointwise::Less { a, b, x, y } => Expr::Less {
+            a: t(a)?,
+            b: t(b)?,
+            x: t(x)?,
+            y: t(y)?,
+        },
         Pointwise::Function { .. } => {
             let message = "a function inside an element-wise expression";
             return Err(Diagnostic::unsupported(message).into());
@@ -86,7 +103,13 @@ fn at_zero(expr: &Pointwise) -> f32 {
             let chosen = if at_zero(a) < at_zero(b) { x } else { y };
             at_zero(chosen)
         }
-        Pointwise::Function { function, a, b, c, x } => function.reference(at_zero(x), *a, *b, *c),
+        Pointwise::Function {
+            function,
+            a,
+            b,
+            c,
+            x,
+        } => function.reference(at_zero(x), *a, *b, *c),
     }
 }
 
@@ -106,16 +129,27 @@ fn unary_call(root: (Function, [f32; 3]), dst: Addr, len: usize) -> Stmt {
 }
 
 fn blocked(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Root) -> Result<()> {
-    let bottoms: Result<Vec<Blocked>> = node.bottoms.iter().map(|&bottom| b.blocked(bottom)).collect();
+    let bottoms: Result<Vec<Blocked>> = node
+        .bottoms
+        .iter()
+        .map(|&bottom| b.blocked(bottom))
+        .collect();
     let bottoms = bottoms?;
     let dst = b.alloc_blocked(top)?;
     let (image, block, row, pixel) = (b.var(), b.var(), b.var(), b.var());
     let full = |v: &&Blocked| (v.h, v.w) == (dst.h, dst.w);
     let flat = dst.is_flat() && bottoms.iter().filter(full).all(Blocked::is_flat);
-    let (rows, pixels) = if flat { (1, dst.h * dst.w) } else { (dst.h, dst.w) };
+    let (rows, pixels) = if flat {
+        (1, dst.h * dst.w)
+    } else {
+        (dst.h, dst.w)
+    };
     let at = |v: &Blocked| Addr {
         buffer: v.buffer,
-        offset: v.plane(image, block).plus(row, v.row).plus(pixel, BLOCK as i64),
+        offset: v
+            .plane(image, block)
+            .plus(row, v.row)
+            .plus(pixel, BLOCK as i64),
     };
     let name = node.name.clone();
     let value = translate(expr, &mut |leaf| match leaf {
@@ -123,7 +157,10 @@ fn blocked(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Ro
         Pointwise::BottomAt { bottom, .. } => {
             let v = &bottoms[*bottom];
             let offset = v.plane(image, block);
-            Expr::Load(Addr { buffer: v.buffer, offset })
+            Expr::Load(Addr {
+                buffer: v.buffer,
+                offset,
+            })
         }
         Pointwise::Broadcast(v) if v.values.len() == 1 => Expr::Const(v.values[0]),
         Pointwise::Broadcast(v) => {
@@ -133,11 +170,22 @@ fn blocked(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Ro
         }
         _ => unreachable!("leaves only"),
     })?;
-    let map = Stmt::Map { lanes: BLOCK as u32, dst: at(&dst), value };
+    let map = Stmt::Map {
+        lanes: BLOCK as u32,
+        dst: at(&dst),
+        value,
+    };
     let mut line = for_loop(pixel, pixels, vec![map]);
     if let Some(root) = root {
         let offset = dst.plane(image, block).plus(row, dst.row);
-        line.push(unary_call(root, Addr { buffer: dst.buffer, offset }, pixels * BLOCK));
+        line.push(unary_call(
+            root,
+            Addr {
+                buffer: dst.buffer,
+                offset,
+            },
+            pixels * BLOCK,
+        ));
     }
     let weight = if root.is_some() { 4 } else { 1 };
     let region = Region {
@@ -160,7 +208,11 @@ fn blocked(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Ro
 
 /// Axes between which nothing but whole stretches of memory is addressed: for each
 /// loop, the axes that it runs over.
-fn loops(shape: &Shape, expr: &Pointwise, small: impl Fn(usize) -> usize) -> Vec<std::ops::Range<usize>> {
+fn loops(
+    shape: &Shape,
+    expr: &Pointwise,
+    small: impl Fn(usize) -> usize,
+) -> Vec<std::ops::Range<usize>> {
     let mut cuts = vec![0, shape.len()];
     for leaf in leaves(expr) {
         match leaf {
@@ -213,35 +265,64 @@ fn plain(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Root
             0 => Affine::constant(base),
             _ => offset(base, all.clone()),
         };
-        let access = |addr: Addr, end: usize| if end == shape.len() { Expr::Load(addr) } else { Expr::Splat(addr) };
+        let access = |addr: Addr, end: usize| {
+            if end == shape.len() {
+                Expr::Load(addr)
+            } else {
+                Expr::Splat(addr)
+            }
+        };
         let value = translate(expr, &mut |leaf| match leaf {
             Pointwise::Bottom(n) => Expr::Load(Addr {
                 buffer: bottoms[*n].buffer,
                 offset: whole(bottoms[*n].base),
             }),
             Pointwise::BottomAt { bottom, axis } => {
-                let (view, end) = (bottoms[*bottom], axis + b.graph.shape(node.bottoms[*bottom]).len());
-                let addr = Addr { buffer: view.buffer, offset: offset(view.base, *axis..end) };
+                let (view, end) = (
+                    bottoms[*bottom],
+                    axis + b.graph.shape(node.bottoms[*bottom]).len(),
+                );
+                let addr = Addr {
+                    buffer: view.buffer,
+                    offset: offset(view.base, *axis..end),
+                };
                 access(addr, end)
             }
-            Pointwise::Broadcast(Broadcast { values, .. }) if values.len() == 1 => Expr::Const(values[0]),
+            Pointwise::Broadcast(Broadcast { values, .. }) if values.len() == 1 => {
+                Expr::Const(values[0])
+            }
             Pointwise::Broadcast(v) => {
                 let constant = b.vector(&node.name, &v.values);
                 let end = v.axis + v.axes;
                 let offset = offset(constant.offset.base, v.axis..end);
-                access(Addr { buffer: constant.buffer, offset }, end)
+                access(
+                    Addr {
+                        buffer: constant.buffer,
+                        offset,
+                    },
+                    end,
+                )
             }
             _ => unreachable!("leaves only"),
         })?;
-        let to = Addr { buffer: dst.buffer, offset: whole(dst.base) };
-        let map = Stmt::Map { lanes: lanes as u32, dst: to.clone(), value };
+        let to = Addr {
+            buffer: dst.buffer,
+            offset: whole(dst.base),
+        };
+        let map = Stmt::Map {
+            lanes: lanes as u32,
+            dst: to.clone(),
+            value,
+        };
         let mut body = for_loop(inner, count, vec![map]);
         if let Some(root) = root {
             let mut start = to;
             start.offset.terms.retain(|(var, _)| *var != inner);
             body.push(unary_call(root, start, count * lanes as usize));
         }
-        let tasks = outer.iter().map(|(var, range)| (*var, shape.count_of(range.clone()) as u32));
+        let tasks = outer
+            .iter()
+            .map(|(var, range)| (*var, shape.count_of(range.clone()) as u32));
         regions.push(Region {
             tasks: tasks.collect(),
             body,

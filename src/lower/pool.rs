@@ -28,7 +28,11 @@ fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
     let mut classes: Vec<Class> = Vec::new();
     for output in 0..g.output[axis] {
         let window = g.window(axis, output);
-        let (start, len, counted) = (window.start, window.end.saturating_sub(window.start), window.counted);
+        let (start, len, counted) = (
+            window.start,
+            window.end.saturating_sub(window.start),
+            window.counted,
+        );
         if let Some(last) = classes.last_mut() {
             let next = last.start + last.count * g.stride[axis];
             if (last.len, last.counted) == (len, counted) && (next == start || len == 0) {
@@ -36,7 +40,13 @@ fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
                 continue;
             }
         }
-        classes.push(Class { first: output, count: 1, start, len, counted });
+        classes.push(Class {
+            first: output,
+            count: 1,
+            start,
+            len,
+            counted,
+        });
     }
     classes
 }
@@ -66,8 +76,19 @@ fn windows(
                 .plus(x, BLOCK as i64);
             let map = Stmt::Map {
                 lanes: BLOCK as u32,
-                dst: Addr { buffer: dst.buffer, offset: to },
-                value: value(b, Addr { buffer: src.buffer, offset: from }, row, column),
+                dst: Addr {
+                    buffer: dst.buffer,
+                    offset: to,
+                },
+                value: value(
+                    b,
+                    Addr {
+                        buffer: src.buffer,
+                        offset: from,
+                    },
+                    row,
+                    column,
+                ),
             };
             let line = for_loop(x, column.count, vec![map]);
             body.extend(for_loop(y, row.count, line));
@@ -89,7 +110,10 @@ fn reduce(
     }
     let (y, x) = (b.var(), b.var());
     let offset = from.offset.plus(y, row).plus(x, BLOCK as i64);
-    let load = Expr::Load(Addr { buffer: from.buffer, offset });
+    let load = Expr::Load(Addr {
+        buffer: from.buffer,
+        offset,
+    });
     Expr::Reduce {
         op,
         init,
@@ -131,7 +155,9 @@ pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Resul
     let about = format!("{kind} pooling {kh}x{kw}: {h}x{w} -> {oh}x{ow}");
     b.step(node.layers.clone(), about, vec![region], 0, b.traffic(node));
     // An empty window gives -FLT_MAX or NaN, on the lanes beyond the last channel too.
-    let empty = [0, 1].iter().any(|&axis| classes(g, axis).iter().any(|c| c.len == 0));
+    let empty = [0, 1]
+        .iter()
+        .any(|&axis| classes(g, axis).iter().any(|c| c.len == 0));
     if let Some(region) = b.tail_fill(&dst).filter(|_| empty) {
         b.step(node.layers.clone(), "zero lanes", vec![region], 0, 0);
     }
@@ -159,13 +185,22 @@ pub fn lrn_within(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
     let row_stride = src.row;
     let mut body = windows(b, (&src, &dst), &g, planes, |b, from, rows, columns| {
         let square = |x: Expr| Expr::Binary(BinaryOp::Mul, Box::new(x.clone()), Box::new(x));
-        let sum = reduce(b, (BinaryOp::Add, 0.0), (from, row_stride), (rows, columns), square);
+        let sum = reduce(
+            b,
+            (BinaryOp::Add, 0.0),
+            (from, row_stride),
+            (rows, columns),
+            square,
+        );
         divided(sum, (lrn.size as f64 * lrn.size as f64) as f32)
     });
     let (row, pixel) = (b.var(), b.var());
     let at = |v: &Blocked| Addr {
         buffer: v.buffer,
-        offset: v.plane(planes.0, planes.1).plus(row, v.row).plus(pixel, BLOCK as i64),
+        offset: v
+            .plane(planes.0, planes.1)
+            .plus(row, v.row)
+            .plus(pixel, BLOCK as i64),
     };
     let start = dst.plane(planes.0, planes.1).plus(row, dst.row);
     let power = Stmt::Call {
@@ -196,7 +231,13 @@ pub fn lrn_within(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
         body,
         cost: (dst.h * dst.w) as u64 * (window_size(&g) + 8) / 4 + 1,
     };
-    b.step(node.layers.clone(), "LRN within channels", vec![region], 0, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        "LRN within channels",
+        vec![region],
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }
 
@@ -220,7 +261,10 @@ mod tests {
         let c = classes(&geometry(6, 3, 3, 2, 0), 0);
         assert_eq!(c.len(), 2);
         assert_eq!((c[0].first, c[0].count, c[0].start, c[0].len), (0, 2, 0, 3));
-        assert_eq!((c[1].first, c[1].start, c[1].len, c[1].counted), (2, 4, 2, 2));
+        assert_eq!(
+            (c[1].first, c[1].start, c[1].len, c[1].counted),
+            (2, 4, 2, 2)
+        );
         // 3/2 pad 1 of 5: the first and the last window reach into the padding.
         let c = classes(&geometry(5, 3, 3, 2, 1), 1);
         let lens: Vec<_> = c.iter().map(|c| (c.start, c.len, c.counted)).collect();

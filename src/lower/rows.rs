@@ -1,8 +1,8 @@
 //! Layers that are one leaf call for each row or slice of a blob: LRN, Softmax,
 //! ArgMax, Accuracy, SoftmaxWithLoss, and MAX pooling with its mask.
 
-use super::view::Plain;
 use super::Builder;
+use super::view::Plain;
 use crate::diag::Result;
 use crate::frontend::proto::loss_parameter::NormalizationMode;
 use crate::ir::{BlobId, Node};
@@ -23,7 +23,9 @@ pub fn lrn_across(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
     let scratch = b.scratch("squares", 0, src.c.next_multiple_of(BLOCK) + size);
     let (image, row) = (b.var(), b.var());
     let line = |base: i64, image_stride: i64, row_stride: i64| {
-        Affine::constant(base).plus(image, image_stride).plus(row, row_stride)
+        Affine::constant(base)
+            .plus(image, image_stride)
+            .plus(row, row_stride)
     };
     let call = Stmt::Call {
         leaf: Leaf::Lrn,
@@ -47,7 +49,13 @@ pub fn lrn_across(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
         body: vec![call],
         cost: (src.w * src.blocks() * BLOCK) as u64 + 1,
     };
-    b.step(node.layers.clone(), "LRN across channels", vec![region], 0, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        "LRN across channels",
+        vec![region],
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }
 
@@ -81,7 +89,11 @@ fn slices(
 /// Sizes before, of, and after an axis of a blob.
 fn around(b: &Builder, blob: BlobId, axis: usize) -> [usize; 3] {
     let shape = b.graph.shape(blob);
-    [shape.count_of(0..axis), shape[axis], shape.count_of(axis + 1..shape.len())]
+    [
+        shape.count_of(0..axis),
+        shape[axis],
+        shape.count_of(axis + 1..shape.len()),
+    ]
 }
 
 pub fn softmax(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
@@ -92,7 +104,13 @@ pub fn softmax(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
     let addresses = [Some((src, slice)), Some((dst, slice))];
     let sizes = vec![Arg::Len(channels), Arg::Len(inner)];
     let region = slices(b, Leaf::Softmax, outer, &addresses, sizes, slice);
-    b.step(node.layers.clone(), "softmax", vec![region], 0, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        "softmax",
+        vec![region],
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }
 
@@ -118,9 +136,22 @@ pub fn argmax(b: &mut Builder, node: &Node, layer: &ArgMax, axis: Option<usize>)
         let to = Plain { base, ..dst };
         let addresses = [Some((src, dim * inner)), Some((to, slice))];
         let sizes = [dim, inner, layer.top_k, usize::from(values)].map(Arg::Len);
-        regions.push(slices(b, Leaf::ArgMax, outer, &addresses, sizes.to_vec(), dim * inner));
+        regions.push(slices(
+            b,
+            Leaf::ArgMax,
+            outer,
+            &addresses,
+            sizes.to_vec(),
+            dim * inner,
+        ));
     }
-    b.step(node.layers.clone(), "places of the largest", regions, 0, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        "places of the largest",
+        regions,
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }
 
@@ -131,8 +162,15 @@ fn ignore(label: Option<i32>) -> [Arg; 2] {
     ]
 }
 
-pub fn softmax_loss(b: &mut Builder, node: &Node, layer: &SoftmaxWithLoss, axis: usize) -> Result<()> {
-    let Some(&top) = node.tops.first() else { return Ok(()) };
+pub fn softmax_loss(
+    b: &mut Builder,
+    node: &Node,
+    layer: &SoftmaxWithLoss,
+    axis: usize,
+) -> Result<()> {
+    let Some(&top) = node.tops.first() else {
+        return Ok(());
+    };
     let [outer, channels, inner] = around(b, node.bottoms[0], axis);
     let src = b.plain(node.bottoms[0])?;
     let label = b.plain(node.bottoms[1])?;
@@ -144,7 +182,13 @@ pub fn softmax_loss(b: &mut Builder, node: &Node, layer: &SoftmaxWithLoss, axis:
     let addresses = [Some((src, slice)), Some((prob, slice))];
     let sizes = vec![Arg::Len(channels), Arg::Len(inner)];
     let region = slices(b, Leaf::Softmax, outer, &addresses, sizes, slice);
-    b.step(node.layers.clone(), "softmax", vec![region], 0, 8 * len as u64);
+    b.step(
+        node.layers.clone(),
+        "softmax",
+        vec![region],
+        0,
+        8 * len as u64,
+    );
     let dst = b.alloc_plain(top)?;
     let mut rest = [outer, channels, inner].map(Arg::Len).to_vec();
     rest.extend(ignore(layer.ignore_label));
@@ -169,11 +213,26 @@ pub fn accuracy(b: &mut Builder, node: &Node, layer: &Accuracy, axis: usize) -> 
         Some(&top) => Some((b.alloc_plain(top)?, 0)),
         None => None,
     };
-    let mut rest = [outer, channels, inner, layer.top_k as usize].map(Arg::Len).to_vec();
+    let mut rest = [outer, channels, inner, layer.top_k as usize]
+        .map(Arg::Len)
+        .to_vec();
     rest.extend(ignore(layer.ignore_label));
     let addresses = [Some((src, 0)), Some((label, 0)), Some((dst, 0)), per_class];
-    let region = slices(b, Leaf::Accuracy, 1, &addresses, rest, outer * channels * inner);
-    b.step(node.layers.clone(), "accuracy", vec![region], 0, b.traffic(node));
+    let region = slices(
+        b,
+        Leaf::Accuracy,
+        1,
+        &addresses,
+        rest,
+        outer * channels * inner,
+    );
+    b.step(
+        node.layers.clone(),
+        "accuracy",
+        vec![region],
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }
 
@@ -186,9 +245,19 @@ pub fn pool_with_mask(b: &mut Builder, node: &Node, g: &Geometry) -> Result<()> 
     let (inputs, outputs) = (g.input[0] * g.input[1], g.output[0] * g.output[1]);
     let pairs = [g.input, g.output, g.kernel, g.stride, g.pad];
     let sizes = pairs.iter().flatten().map(|&v| Arg::Len(v)).collect();
-    let addresses = [Some((src, inputs)), Some((dst, outputs)), Some((mask, outputs))];
+    let addresses = [
+        Some((src, inputs)),
+        Some((dst, outputs)),
+        Some((mask, outputs)),
+    ];
     let cost = outputs * g.kernel[0].min(g.input[0]) * g.kernel[1].min(g.input[1]);
     let region = slices(b, Leaf::PoolMask, planes, &addresses, sizes, cost);
-    b.step(node.layers.clone(), "max pooling with mask", vec![region], 0, b.traffic(node));
+    b.step(
+        node.layers.clone(),
+        "max pooling with mask",
+        vec![region],
+        0,
+        b.traffic(node),
+    );
     Ok(())
 }

@@ -19,6 +19,8 @@ pub struct TileCall {
     pub segments: usize,
     /// Source elements of a segment: 16 in a blocked source.
     pub taps: usize,
+    /// From the source of one channel block to that of the next: 0 but for depthwise.
+    pub src_stride: usize,
     pub weight_stride: usize,
     pub dst_stride: usize,
     pub residual_stride: usize,
@@ -44,8 +46,18 @@ type Tiles = Vec<(usize, usize)>;
 fn leaf(isa: Isa, kind: TileKind, mr: usize, nb: usize, src_px: usize) -> Option<Leaf> {
     let mr = u8::try_from(mr).ok()?;
     let make = |px: u8| match kind {
-        TileKind::Blocked => Leaf::Tile { mr, nb: nb as u8, px, taps: 16 },
-        TileKind::Planar => Leaf::Tile { mr, nb: nb as u8, px, taps: 0 },
+        TileKind::Blocked => Leaf::Tile {
+            mr,
+            nb: nb as u8,
+            px,
+            taps: 16,
+        },
+        TileKind::Planar => Leaf::Tile {
+            mr,
+            nb: nb as u8,
+            px,
+            taps: 0,
+        },
         TileKind::Depthwise => Leaf::Depthwise { mr, px },
     };
     let fixed = u8::try_from(src_px).ok().map(make);
@@ -116,7 +128,9 @@ pub fn choose(isa: Isa, kind: TileKind, pixels: usize, blocks: usize, src_px: us
         };
         runs.iter().map(run).sum()
     };
-    let options = widths.iter().map(|&widest| block_runs(blocks, &widths, widest));
+    let options = widths
+        .iter()
+        .map(|&widest| block_runs(blocks, &widths, widest));
     options
         .min_by(|a, b| cost(a).total_cmp(&cost(b)))
         .expect("every ISA has a tile of one block")
@@ -178,9 +192,13 @@ impl TileCall {
         let by = |addr: &Addr, block: usize| {
             let offset = addr.offset.clone().offset((first * block) as i64);
             let offset = offset.plus(tile, (nb * block) as i64);
-            Addr { buffer: addr.buffer, offset }
+            Addr {
+                buffer: addr.buffer,
+                offset,
+            }
         };
         TileCall {
+            src: by(&self.src, self.src_stride),
             weights: by(&self.weights, self.weight_stride),
             bias: by(&self.bias, BLOCK),
             slopes: self.slopes.as_ref().map(|s| by(s, BLOCK)),
@@ -191,7 +209,8 @@ impl TileCall {
     }
 
     fn stmt(&self, isa: Isa, mr: usize, nb: usize) -> Stmt {
-        let leaf = leaf(isa, self.kind, mr, nb, self.src_px).expect("chosen among those that exist");
+        let leaf =
+            leaf(isa, self.kind, mr, nb, self.src_px).expect("chosen among those that exist");
         let maybe = |addr: &Option<Addr>| addr.clone().map_or(Arg::Null, Arg::Addr);
         let mut args = vec![
             Arg::Addr(self.src.clone()),
@@ -204,7 +223,12 @@ impl TileCall {
             Arg::Len(self.segments),
         ];
         if self.kind != TileKind::Depthwise {
-            let strides = [self.taps, self.weight_stride, self.dst_stride, self.residual_stride];
+            let strides = [
+                self.taps,
+                self.weight_stride,
+                self.dst_stride,
+                self.residual_stride,
+            ];
             args.extend(strides.map(Arg::Len));
         }
         args.extend([
@@ -231,7 +255,10 @@ mod tests {
 
     #[test]
     fn blocks_are_all_covered_once() {
-        assert_eq!(block_runs(63, &[4, 2, 1], 4), [(4, 0, 15), (2, 60, 1), (1, 62, 1)]);
+        assert_eq!(
+            block_runs(63, &[4, 2, 1], 4),
+            [(4, 0, 15), (2, 60, 1), (1, 62, 1)]
+        );
         assert_eq!(block_runs(63, &[4, 2, 1], 2), [(2, 0, 31), (1, 62, 1)]);
     }
 }

@@ -132,7 +132,10 @@ impl Builder<'_> {
     pub fn new_blocked(&mut self, name: &str, dims: [usize; 4], halo: Halo) -> Result<Blocked> {
         let [n, c, h, w] = dims;
         let lengths = || {
-            let row = w.checked_add(halo.left)?.checked_add(halo.right)?.checked_mul(BLOCK)?;
+            let row = w
+                .checked_add(halo.left)?
+                .checked_add(halo.right)?
+                .checked_mul(BLOCK)?;
             let rows = h.checked_add(halo.top)?.checked_add(halo.bottom)?;
             let block = rows.checked_mul(row)?;
             let image = block.checked_mul(c.div_ceil(BLOCK))?;
@@ -179,7 +182,12 @@ impl Builder<'_> {
         view: &Blocked,
         unit: usize,
     ) -> Vec<Stmt> {
-        let Halo { top, bottom, left, right } = view.halo;
+        let Halo {
+            top,
+            bottom,
+            left,
+            right,
+        } = view.halo;
         let row = view.row;
         let end = (view.w * unit) as i64;
         let fill = |offset: i64, rows: usize, len: usize| Stmt::Call {
@@ -301,14 +309,23 @@ impl Builder<'_> {
             // A row of channels is one stretch in both.
             let image = self.var();
             let args = vec![
-                self.at(src.buffer, Affine::constant(src.base).plus(image, src.image)),
-                self.at(dst.buffer, Affine::constant(dst.base).plus(image, src.c as i64)),
+                self.at(
+                    src.buffer,
+                    Affine::constant(src.base).plus(image, src.image),
+                ),
+                self.at(
+                    dst.buffer,
+                    Affine::constant(dst.base).plus(image, src.c as i64),
+                ),
                 Arg::Len(1),
                 Arg::Len(src.c),
                 Arg::Len(src.c),
                 Arg::Len(src.c),
             ];
-            let body = vec![Stmt::Call { leaf: Leaf::Copy, args }];
+            let body = vec![Stmt::Call {
+                leaf: Leaf::Copy,
+                args,
+            }];
             let tasks = vec![(image, src.n as u32)];
             let cost = src.c as u64 / 8 + 1;
             return vec![Region { tasks, body, cost }];
@@ -386,7 +403,8 @@ impl Builder<'_> {
     pub fn alias(&mut self, bottom: BlobId, top: BlobId) -> Result<()> {
         let pixel = |d: Option<[usize; 4]>| d.filter(|d| d[2] * d[3] == 1).map(|d| (d[0], d[1]));
         let (from, to) = (self.dims4(bottom), self.dims4(top));
-        let same = from.is_some() && from == to || pixel(from).is_some() && pixel(from) == pixel(to);
+        let same =
+            from.is_some() && from == to || pixel(from).is_some() && pixel(from) == pixel(to);
         if let (Some(view), true) = (self.blocked[bottom.0 as usize], same) {
             if view.halo.contains(self.halos[top.0 as usize]) {
                 self.blocked[top.0 as usize] = Some(view);

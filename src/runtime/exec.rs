@@ -24,7 +24,7 @@ pub enum Engine {
 }
 
 enum Code {
-    Jit(Compiled),
+    Jit(Box<Compiled>),
     Interpreter,
 }
 
@@ -50,7 +50,7 @@ impl Executable {
             return Err(Diagnostic::unsupported(message).into());
         }
         let code = match engine {
-            Engine::Jit => Code::Jit(jit::compile(&program)?),
+            Engine::Jit => Code::Jit(Box::new(jit::compile(&program)?)),
             Engine::Interpreter => Code::Interpreter,
         };
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -156,10 +156,10 @@ impl Executable {
         if context.executable != self.id {
             return Err(Diagnostic::invalid("this context belongs to another executable").into());
         }
-        let inputs: Vec<_> = inputs.iter().map(|s| s.len()).collect();
-        let outputs: Vec<_> = outputs.iter().map(|s| s.len()).collect();
-        lengths_match("input", &self.program.inputs, &inputs)?;
-        lengths_match("output", &self.program.outputs, &outputs)
+        let inputs = inputs.iter().map(|s| s.len());
+        lengths_match("input", &self.program.inputs, inputs)?;
+        let outputs = outputs.iter().map(|s| s.len());
+        lengths_match("output", &self.program.outputs, outputs)
     }
 
     fn run_tasks(&self, step: usize, bases: &Bases, (begin, end): (u64, u64)) {
@@ -196,13 +196,17 @@ impl Executable {
     }
 }
 
-fn lengths_match(kind: &str, ports: &[Port], lengths: &[usize]) -> Result<()> {
+fn lengths_match(
+    kind: &str,
+    ports: &[Port],
+    lengths: impl ExactSizeIterator<Item = usize>,
+) -> Result<()> {
     if ports.len() != lengths.len() {
         let (n, m) = (ports.len(), lengths.len());
         let message = format!("the net has {n} {kind}s, but {m} are given");
         return Err(Diagnostic::invalid(message).into());
     }
-    for (port, &len) in ports.iter().zip(lengths) {
+    for (port, len) in ports.iter().zip(lengths) {
         if port.len() != len {
             let message = format!(
                 "{kind} `{}` of shape {:?} has {} elements, but {len} are given",

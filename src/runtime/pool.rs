@@ -133,7 +133,7 @@ impl Shared {
             if task.is_null() {
                 return;
             }
-            // Sound because `Pool::run` keeps the task alive, and publishes no other,
+            // SAFETY: `Pool::run` keeps the task alive, and publishes no other,
             // until `pending` is zero, which this worker's `finish` is needed for.
             let f = unsafe { *task };
             self.guard(|| f(worker + 1));

@@ -23,14 +23,14 @@ pub fn main(model: &'static Model) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(message) => {
-            eprintln!("error: {}\n\n{}", message, usage(model));
+            complain(&format!("error: {}\n\n{}", message, usage(model)));
             return ExitCode::from(2);
         }
     };
     match start(model, &options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {}", message);
+            complain(&format!("error: {}", message));
             if options.worker || options.json {
                 let _ = say(&format!("{{\"error\": {}}}", json_string(&message)));
             }
@@ -342,6 +342,11 @@ fn serve(session: &mut Session, output: &Output) -> Result<(), String> {
     Ok(())
 }
 
+/// Prints a line for people, if anybody listens.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "{}", line);
+}
+
 /// Prints a line at once.
 fn say(line: &str) -> Result<(), String> {
     let mut out = io::stdout();
@@ -475,7 +480,7 @@ fn npy_field<'a>(header: &'a str, key: &str) -> Option<&'a str> {
     let value = header.split_once(&key[..])?.1.trim_start();
     let end = match value.starts_with('(') {
         true => value.find(')')? + 1,
-        false => value.find(|c| c == ',' || c == '}')?,
+        false => value.find(&[',', '}'][..])?,
     };
     Some(value[..end].trim_end())
 }

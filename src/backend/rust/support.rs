@@ -159,6 +159,8 @@ pub enum Error {
     Damaged,
     /// The net was not compiled for this instruction set, or the CPU lacks it.
     Isa(Isa),
+    /// The CPU has none of the instruction sets that the net was compiled for.
+    NoIsa,
     /// A blob given has the wrong number of elements.
     Blob {
         name: &'static str,
@@ -196,7 +198,12 @@ impl fmt::Display for Error {
                 found, expected
             ),
             Error::Damaged => write!(f, "the weights file is damaged: its checksum is wrong"),
-            Error::Isa(isa) => write!(f, "{} cannot be used here", isa.name()),
+            Error::Isa(isa) => write!(
+                f,
+                "{}: the net was not compiled for it, or this CPU lacks it",
+                isa.name()
+            ),
+            Error::NoIsa => write!(f, "the net was not compiled for CPUs like this one"),
             Error::Blob {
                 name,
                 expected,
@@ -231,7 +238,7 @@ pub struct Block {
     len: usize,
 }
 
-// A block owns its values as a `Vec` does.
+// SAFETY: a block owns its values as a `Vec` does.
 unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
@@ -239,7 +246,7 @@ impl Block {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Block {
         let layout = Block::layout(len);
-        // The layout's size is not zero.
+        // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
         match NonNull::new(start as *mut f32) {
             Some(start) => Block { start, len },
@@ -261,7 +268,7 @@ impl Block {
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        // All bytes are initialised, and all patterns of them are f32 values.
+        // SAFETY: all bytes are initialised, and all patterns of them are f32 values.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr() as *mut u8, self.len * 4) }
     }
 }
@@ -270,14 +277,14 @@ impl Deref for Block {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // The allocation has `len` elements and lives as long as `self`.
+        // SAFETY: the allocation has `len` elements and lives as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // Allocated with this layout in `zeroed`.
+        // SAFETY: allocated with this layout in `zeroed`.
         unsafe { dealloc(self.start.as_ptr() as *mut u8, Block::layout(self.len)) }
     }
 }
@@ -378,7 +385,7 @@ impl Net {
         }
         let expected = check_header(model, &bytes[..HEADER_LEN.min(bytes.len())])?;
         check_len(model, bytes.len() as u64)?;
-        // Aligned and long enough for so many f32 values, of which any bits are one.
+        // SAFETY: aligned, long enough for so many values, and any bits are an f32.
         let weights = unsafe {
             let start = bytes.as_ptr().add(HEADER_LEN) as *const f32;
             slice::from_raw_parts(start, model.weights_len)
@@ -408,9 +415,10 @@ impl Net {
             return Err(Error::Damaged);
         }
         let plan = model.plans.iter().find(|plan| plan.isa.available());
+        let plan = plan.ok_or(Error::NoIsa)?;
         Ok(Net {
             model,
-            plan: plan.ok_or(Error::Isa(Isa::Portable))?,
+            plan,
             weights,
         })
     }
@@ -464,8 +472,8 @@ impl Net {
         );
         let inputs: Vec<_> = inputs.iter().map(|blob| blob.as_ptr()).collect();
         let outputs: Vec<_> = outputs.iter_mut().map(|blob| blob.as_mut_ptr()).collect();
-        // The blobs have the lengths that the plan expects, as have weights, arena and
-        // scratch, and the CPU has its instructions.
+        // SAFETY: blobs and weights have the lengths of the net, and the CPU has the
+        // instructions of the plans that contexts are made for.
         unsafe { context.run(&self.weights, &inputs, &outputs) };
         Ok(())
     }
@@ -541,7 +549,7 @@ struct Shared<'a> {
     scratch: &'a [*mut f32],
 }
 
-// The tasks of a step do not write what another one reads or writes.
+// SAFETY: a task of a step does not write what another one reads or writes.
 unsafe impl<'a> Sync for Shared<'a> {}
 
 impl<'a> Shared<'a> {
@@ -579,7 +587,7 @@ impl Context {
         for (step, ranges) in self.plan.steps.iter().zip(&self.ranges) {
             let part = |thread: usize| {
                 let (start, end) = ranges[thread];
-                // As the caller promised; each task is run once.
+                // SAFETY: as the caller promised; each task is run once.
                 unsafe { (step.run)(&shared.of_thread(thread), start, end) };
             };
             if ranges[1..].iter().all(|&(start, end)| start == end) {

@@ -340,38 +340,3 @@ fn tasks_do_not_write_what_others_touch() {
         "step 0 (layer0): tasks 0 and 1 race for element 0 of Arena",
     );
 }
-
-#[test]
-fn a_long_write_is_seen_behind_shorter_ones() {
-    let interval = |start, end, task, write| Interval {
-        start,
-        end,
-        task,
-        write,
-    };
-    let long = interval(0, 100, 0, true);
-    let short = interval(1, 2, 0, true);
-    assert_eq!(
-        sweep(vec![long, short, interval(50, 51, 1, false)]),
-        Err((0, 1, 50))
-    );
-    assert_eq!(
-        sweep(vec![long, short, interval(100, 101, 1, false)]),
-        Ok(())
-    );
-    let read = interval(0, 100, 0, false);
-    assert_eq!(
-        sweep(vec![read, interval(99, 100, 1, true)]),
-        Err((0, 1, 99))
-    );
-    assert_eq!(sweep(vec![read, interval(5, 9, 1, false)]), Ok(()));
-    let other = interval(3, 60, 1, false);
-    assert_eq!(
-        sweep(vec![read, other, interval(70, 71, 1, true)]),
-        Err((0, 1, 70))
-    );
-    assert_eq!(
-        sweep(vec![read, other, interval(50, 51, 0, true)]),
-        Err((1, 0, 50))
-    );
-}

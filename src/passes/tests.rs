@@ -368,6 +368,25 @@ fn known_nets_fuse_whole() {
     assert_eq!(types(&fixture("mobilenet_v1")), BTreeMap::from(expected));
 }
 
+#[test]
+fn long_runs_take_linear_time() {
+    let mut net = conv("c", "data", 1, "") + &relu("p0", "data") + &relu("c0", "c");
+    for i in 1..5000 {
+        for run in ["p", "c"] {
+            let [top, bottom] = [i, i - 1].map(|i| format!("{run}{i}"));
+            net += &layer(
+                &top,
+                "Power",
+                &bottom,
+                "power_param { scale: -1 shift: 0.5 }",
+            );
+        }
+    }
+    let graph = run(graph(&net, &[]), Fuse::All);
+    // Behind the rectifier `p0` one expression is as large as may be, then a new one.
+    assert_eq!(graph.nodes.len(), 4);
+}
+
 /// Random nets of up to 12 layers over blobs of one shape, some blobs wanted.
 #[test]
 fn random_nets_keep_their_outputs() {

@@ -96,10 +96,9 @@ impl Weights<'_> {
             Op::Lrn(lrn) => x.times(lrn_factor(lrn, x.square)),
             Op::Concat(_) => self.concat(node),
             Op::Softmax(_) => softmax(self.graph.shape(node.bottoms[0])),
-            op if node.params.is_empty() => {
-                let shapes = self.graph.bottom_shapes(node);
-                op.pointwise(&shapes, &[])
-                    .map_or(x, |e| sample(&e, &moments))
+            _ if node.params.is_empty() => {
+                let expr = node.pointwise(self.graph, &[]);
+                expr.map_or(x, |e| sample(&e, &moments))
             }
             // A layer with parameters but without rules of its own.
             _ => self.product(node, x),

@@ -1,11 +1,21 @@
-//! Which nodes can take an [`Epilogue`](super::Epilogue).
+//! Which nodes can take an [`Epilogue`](super::Epilogue), and which become expressions.
 
-use super::{Graph, Node, ParamSpec};
+use super::{Graph, Node, ParamSpec, Pointwise, Tensor};
 use crate::diag::Result;
 use crate::layers::Op;
 use crate::layers::deconvolution::Deconvolution;
 
+/// Expressions are trees that code walks by recursion, so a layer with more bottoms
+/// than any real net has does not become one.
+const WIDEST: usize = 256;
+
 impl Node {
+    /// The first top as an expression of the bottoms, for element-wise layers.
+    pub fn pointwise(&self, graph: &Graph, params: &[&Tensor]) -> Option<Pointwise> {
+        let small = self.bottoms.len() <= WIDEST && self.tops.len() == 1;
+        small.then(|| self.op.pointwise(&graph.bottom_shapes(self), params))?
+    }
+
     /// Whether the node multiplies by a matrix of weights.
     pub fn is_product(&self) -> bool {
         matches!(

@@ -4,9 +4,11 @@
 
 use crate::ir::{BlobId, Graph, Node, Pointwise};
 use crate::layers::Op;
+use std::collections::HashSet;
 
 pub fn run(graph: &mut Graph) {
     let mut stands_for: Vec<BlobId> = (0..graph.blobs.len() as u32).map(BlobId).collect();
+    let outputs: HashSet<BlobId> = graph.outputs.iter().copied().collect();
     let mut nodes = Vec::with_capacity(graph.nodes.len());
     for mut node in std::mem::take(&mut graph.nodes) {
         for bottom in &mut node.bottoms {
@@ -17,7 +19,7 @@ pub fn run(graph: &mut Graph) {
             continue;
         }
         for &top in &node.tops {
-            if graph.outputs.contains(&top) {
+            if outputs.contains(&top) {
                 nodes.push(copy(&node, top));
             } else {
                 stands_for[top.0 as usize] = node.bottoms[0];

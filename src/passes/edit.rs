@@ -5,8 +5,12 @@ use crate::ir::{BlobId, Graph, Node};
 /// Who makes and who wants each blob; nodes are named by their places.
 pub struct Uses {
     producer: Vec<Option<usize>>,
+    /// As the graph was at first; what a merged node reads is the union of what its
+    /// parts read.
     readers: Vec<Vec<usize>>,
     output: Vec<bool>,
+    /// For each node the one that it was merged into, or itself.
+    into: Vec<usize>,
 }
 
 impl Uses {
@@ -15,12 +19,15 @@ impl Uses {
             producer: vec![None; graph.blobs.len()],
             readers: vec![Vec::new(); graph.blobs.len()],
             output: vec![false; graph.blobs.len()],
+            into: (0..graph.nodes.len()).collect(),
         };
         for (i, node) in graph.nodes.iter().enumerate() {
             for top in &node.tops {
                 uses.producer[top.0 as usize] = Some(i);
             }
-            uses.add_reader(i, node);
+            for bottom in &node.bottoms {
+                uses.readers[bottom.0 as usize].push(i);
+            }
         }
         for blob in &graph.outputs {
             uses.output[blob.0 as usize] = true;
@@ -28,16 +35,12 @@ impl Uses {
         uses
     }
 
-    fn add_reader(&mut self, i: usize, node: &Node) {
-        for bottom in &node.bottoms {
-            self.readers[bottom.0 as usize].push(i);
+    /// The node that does the work of node `i` now.
+    fn worker(&self, mut i: usize) -> usize {
+        while self.into[i] != i {
+            i = self.into[i];
         }
-    }
-
-    fn remove_reader(&mut self, i: usize, node: &Node) {
-        for bottom in &node.bottoms {
-            self.readers[bottom.0 as usize].retain(|&r| r != i);
-        }
+        i
     }
 
     /// The place of the node that makes `blob`; `None` for inputs.
@@ -49,9 +52,9 @@ impl Uses {
     /// nobody else wants it.
     pub fn sole_reader(&self, blob: BlobId) -> Option<usize> {
         let readers = &self.readers[blob.0 as usize];
-        let first = *readers.first()?;
-        let wanted = self.output[blob.0 as usize] || readers.iter().any(|&r| r != first);
-        (!wanted).then_some(first)
+        let first = self.worker(*readers.first()?);
+        let others = readers.iter().any(|&r| self.worker(r) != first);
+        (!others && !self.output[blob.0 as usize]).then_some(first)
     }
 }
 
@@ -59,40 +62,44 @@ impl Uses {
 pub struct Editor<'g> {
     pub graph: &'g mut Graph,
     pub uses: Uses,
-    gone: Vec<bool>,
 }
 
 impl<'g> Editor<'g> {
     pub fn new(graph: &'g mut Graph) -> Self {
         Editor {
             uses: Uses::of(graph),
-            gone: vec![false; graph.nodes.len()],
             graph,
         }
     }
 
     /// The node at place `i`, unless it was merged into another.
     pub fn node(&self, i: usize) -> Option<&Node> {
-        (!self.gone[i]).then(|| &self.graph.nodes[i])
+        (self.uses.into[i] == i).then(|| &self.graph.nodes[i])
     }
 
-    /// Node `from` disappears and node `into`, which comes later, does its work:
-    /// `node` is what then stands in the place of `into`.
-    pub fn merge(&mut self, from: usize, into: usize, mut node: Node) {
-        let merged = [&self.graph.nodes[from], &self.graph.nodes[into]];
-        node.layers = merged.iter().flat_map(|n| n.layers.clone()).collect();
-        for place in [from, into] {
-            self.uses.remove_reader(place, &self.graph.nodes[place]);
+    /// The nodes `parts`, in this order, become `node`, which stands in the place of the
+    /// last one.
+    pub fn merge(&mut self, parts: &[usize], mut node: Node) {
+        let into = parts[parts.len() - 1];
+        // Moved, not copied: a run may be as long as the net.
+        node.layers = std::mem::take(&mut self.graph.nodes[parts[0]].layers);
+        for &part in &parts[1..] {
+            let layers = &mut self.graph.nodes[part].layers;
+            node.layers.append(layers);
         }
-        self.uses.add_reader(into, &node);
-        self.gone[from] = true;
+        for &part in parts {
+            self.uses.into[part] = into;
+        }
         self.graph.nodes[into] = node;
     }
 
     /// Takes merged nodes out of the list.
     pub fn finish(self) {
-        let mut gone = self.gone.iter();
-        self.graph.nodes.retain(|_| gone.next() == Some(&false));
+        let mut places = self.uses.into.iter().enumerate();
+        let stays = |(i, into): (usize, &usize)| i == *into;
+        self.graph
+            .nodes
+            .retain(|_| places.next().is_some_and(stays));
         forget_names(self.graph);
     }
 }

@@ -19,12 +19,12 @@ pub fn run(graph: &mut Graph) {
 
 fn expression(graph: &Graph, node: &Node) -> Option<Pointwise> {
     // Weights of matrix products are big and cannot be element-wise.
-    if node.is_product() || node.tops.len() != 1 {
+    if node.is_product() {
         return None;
     }
     let params = reference::params(graph, node).expect("all parameters have data");
     let params: Vec<&Tensor> = params.iter().collect();
-    node.op.pointwise(&graph.bottom_shapes(node), &params)
+    node.pointwise(graph, &params)
 }
 
 fn split(graph: &mut Graph, node: &Node, mut expr: Pointwise, nodes: &mut Vec<Node>) {

@@ -24,18 +24,20 @@ fn fold(editor: &mut Editor, i: usize) {
     let Some(channels) = editor.node(i).and_then(|n| n.channels(editor.graph)) else {
         return;
     };
-    let (mut at, mut total) = (i, Affine::identity(channels));
-    while let Some((next, affine)) = affine_reader(editor, at, channels) {
+    let mut node = editor.graph.nodes[i].clone();
+    let (mut run, mut total) = (vec![i], Affine::identity(channels));
+    while let Some((next, affine)) = affine_reader(editor, run[run.len() - 1], channels) {
         total = affine.after(&total);
         let Some((scale, shift)) = total.round() else {
-            return;
+            break;
         };
-        let mut node = editor.graph.nodes[at].clone();
         node.tops = editor.graph.nodes[next].tops.clone();
         node.epilogue.scale = changes(scale, 1.0);
         node.epilogue.shift = changes(shift, 0.0);
-        editor.merge(at, next, node);
-        at = next;
+        run.push(next);
+    }
+    if run.len() > 1 {
+        editor.merge(&run, node);
     }
 }
 

@@ -15,7 +15,7 @@ pub fn run(graph: &mut Graph) {
     // A merged node stands at a later place, where it is looked at again.
     for i in 0..editor.graph.nodes.len() {
         if let Some((reader, node)) = merged(&editor, i) {
-            editor.merge(i, reader, node);
+            editor.merge(&[i, reader], node);
         }
     }
     editor.finish();

@@ -18,7 +18,7 @@ pub fn run(graph: &mut Graph) {
     let mut editor = Editor::new(graph);
     for i in 0..editor.graph.nodes.len() {
         while let Some((from, node)) = merged(&editor, i) {
-            editor.merge(from, i, node);
+            editor.merge(&[from, i], node);
         }
         if let Op::Pointwise(expr) = &editor.graph.nodes[i].op {
             let simple = affine(editor.graph, &editor.graph.nodes[i], expr);
@@ -36,11 +36,12 @@ fn merged(editor: &Editor, i: usize) -> Option<(usize, Node)> {
     let Op::Pointwise(expr) = &node.op else {
         return None;
     };
+    let room = LARGEST.checked_sub(expr.size())?;
     node.bottoms.iter().enumerate().find_map(|(n, &bottom)| {
         let (from, inner) = operand(editor, i, bottom)?;
         let reads = expr.reads_of(n)?;
-        let size = expr.size() + reads * inner.size();
-        let node = (size <= LARGEST).then(|| inline(editor, i, n, from, inner))?;
+        let fits = reads * inner.size() <= room;
+        let node = fits.then(|| inline(editor, i, n, from, inner))?;
         Some((from, node))
     })
 }

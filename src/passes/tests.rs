@@ -5,12 +5,17 @@ use crate::diag::Sources;
 use crate::frontend::weights::{Missing, Stream, load, random_input};
 use crate::frontend::{State, load_net};
 use crate::ir::{Options, Tensor, build, reference};
+use std::collections::BTreeMap;
 
-/// The graph of a prototxt with random weights. Blob `data` is 2 × 4 × 6 × 6.
+/// The graph of these layers with random weights. Blob `data` is 2 × 4 × 6 × 6.
 fn graph(layers: &str, blobs: &[&str]) -> Valid {
     let input = "layer { name: 'data' type: 'Input' top: 'data' \
                  input_param { shape { dim: [2, 4, 6, 6] } } }";
-    let text = format!("{input}\n{layers}");
+    net(&format!("{input}\n{layers}"), blobs)
+}
+
+/// The graph of a prototxt with random weights.
+fn net(text: &str, blobs: &[&str]) -> Valid {
     let mut sources = Sources::default();
     let net = load_net("test", text.into(), &mut sources, &State::default());
     let net = net.unwrap_or_else(|e| panic!("{}", sources.render_all(&e)));
@@ -328,6 +333,65 @@ fn chains_of_1x1_convolutions() {
     let through =
         conv("a", "data", 3, "") + &conv("b", "data", 1, "") + &layer("e", "Eltwise", "a b", "");
     assert_eq!(chains(&through, &[]), [""; 0]);
+}
+
+fn fixture(name: &str) -> Valid {
+    let path = format!("{}/fixtures/{name}.prototxt", env!("CARGO_MANIFEST_DIR"));
+    run(net(&std::fs::read_to_string(path).unwrap(), &[]), Fuse::All)
+}
+
+/// How many nodes there are of each type.
+fn types(graph: &Graph) -> BTreeMap<&str, usize> {
+    let mut types = BTreeMap::new();
+    for node in &graph.nodes {
+        *types.entry(node.op.type_name()).or_default() += 1;
+    }
+    types
+}
+
+#[test]
+fn known_nets_fuse_whole() {
+    let nin = fixture("nin_imagenet");
+    let chains = nin.chains.iter().map(|c| c.len());
+    assert_eq!(chains.collect::<Vec<_>>(), [3; 4]);
+    let resnet = fixture("resnet50");
+    let expected = [
+        ("Convolution", 53),
+        ("InnerProduct", 1),
+        ("Pooling", 2),
+        ("Softmax", 1),
+    ];
+    assert_eq!(types(&resnet), BTreeMap::from(expected));
+    let sums = resnet.nodes.iter().filter(|n| n.epilogue.residual);
+    assert_eq!(sums.count(), 16);
+    let expected = [("Convolution", 28), ("Pooling", 1), ("Softmax", 1)];
+    assert_eq!(types(&fixture("mobilenet_v1")), BTreeMap::from(expected));
+}
+
+#[test]
+fn a_sum_of_very_many_stays_a_layer() {
+    let bottoms = vec!["data"; 50_000].join(" ");
+    let graph = graph(&layer("e", "Eltwise", &bottoms, ""), &[]);
+    assert_eq!(merged(&run(graph, Fuse::All)), ["e"]);
+}
+
+#[test]
+fn long_runs_take_linear_time() {
+    let mut net = conv("c", "data", 1, "") + &relu("p0", "data") + &relu("c0", "c");
+    for i in 1..5000 {
+        for run in ["p", "c"] {
+            let [top, bottom] = [i, i - 1].map(|i| format!("{run}{i}"));
+            net += &layer(
+                &top,
+                "Power",
+                &bottom,
+                "power_param { scale: -1 shift: 0.5 }",
+            );
+        }
+    }
+    let graph = run(graph(&net, &[]), Fuse::All);
+    // Behind the rectifier `p0` one expression is as large as may be, then a new one.
+    assert_eq!(graph.nodes.len(), 4);
 }
 
 /// Random nets of up to 12 layers over blobs of one shape, some blobs wanted.

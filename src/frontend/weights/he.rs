@@ -6,7 +6,7 @@
 //! weights) through products, by sampling the expression of element-wise layers, and
 //! by rules of thumb through pooling and normalisation. Net inputs are assumed to
 //! have mean 0 and mean square 1. Products that lead to a softmax get logits with a
-//! standard deviation of 2, so that its result is neither flat nor one-hot.
+//! standard deviation of 1.5, so that its result is neither flat nor one-hot.
 
 use super::stream::{Stream, generated};
 use crate::ir::{BlobId, FloatData, Graph, Node, ParamId, Pointwise, Shape, Tensor};
@@ -47,7 +47,7 @@ impl Moments {
 
 /// Mean square that products aim at, and at logits.
 const SQUARE: f64 = 1.0;
-const LOGIT_SQUARE: f64 = 4.0;
+const LOGIT_SQUARE: f64 = 2.25;
 /// Standard deviation of biases, relative to that of what they are added to.
 const BIAS: f64 = 0.1;
 /// Trained BatchNorm layers carry this as their third blob: Σ 0.999^i.
@@ -96,10 +96,9 @@ impl Weights<'_> {
             Op::Lrn(lrn) => x.times(lrn_factor(lrn, x.square)),
             Op::Concat(_) => self.concat(node),
             Op::Softmax(_) => softmax(self.graph.shape(node.bottoms[0])),
-            op if node.params.is_empty() => {
-                let shapes = self.graph.bottom_shapes(node);
-                op.pointwise(&shapes, &[])
-                    .map_or(x, |e| sample(&e, &moments))
+            _ if node.params.is_empty() => {
+                let expr = node.pointwise(self.graph, &[]);
+                expr.map_or(x, |e| sample(&e, &moments))
             }
             // A layer with parameters but without rules of its own.
             _ => self.product(node, x),
@@ -276,12 +275,13 @@ fn logits(graph: &Graph, node: &Node) -> Option<f64> {
     None
 }
 
-/// Neighbours are taken to be half correlated.
+/// Neighbours are alike in their sum (most of it is the channel's mean), and half so
+/// in their largest.
 fn pool(x: Moments, pooling: &Pooling, bottom: &Shape) -> Moments {
     let taps: usize = pooling.geometry(bottom).kernel.iter().product();
     let (taps, variance) = (taps.max(1) as f64, x.deviation().powi(2));
     match pooling.method {
-        Method::Ave => Moments::of(x.mean, variance * (0.5 + 0.5 / taps)),
+        Method::Ave => Moments::of(x.mean, variance * (0.8 + 0.2 / taps)),
         Method::Max => {
             let rise = 0.65 * taps.ln().sqrt() * variance.sqrt();
             let left = if taps > 1.0 { 0.7 } else { 1.0 };
@@ -318,7 +318,7 @@ fn sample(expr: &Pointwise, bottoms: &[Moments]) -> Moments {
             let magnitudes: Vec<f64> = (0..64).map(|i| f64::from(stream.normal(i))).collect();
             let unit = (magnitudes.iter().map(|z| z * z).sum::<f64>() / 64.0).sqrt();
             let value = |i: usize| {
-                let negative = (i % 8 & (n % 7 + 1)).count_ones() % 2 == 1;
+                let negative = ((i % 8) & (n % 7 + 1)).count_ones() % 2 == 1;
                 let z = magnitudes[i / 8] / unit * if negative { -1.0 } else { 1.0 };
                 (m.mean + m.deviation() * z) as f32
             };

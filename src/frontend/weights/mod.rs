@@ -7,6 +7,8 @@
 mod filler;
 mod he;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use he::random;
 pub use stream::{Stream, random_input, random_labels};

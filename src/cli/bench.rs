@@ -10,7 +10,7 @@ use super::{Failure, Outcome, inputs, run, worker};
 use caffec::diag;
 use caffec::diag::{Result, Sources};
 use caffec::frontend::weights::random_input;
-use caffec::ir::{Graph, Tensor, Valid};
+use caffec::ir::{Blob, BlobId, Graph, Tensor, Valid};
 use caffec::leaf::Isa;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::runtime::peak::fma_peak;
@@ -113,9 +113,14 @@ fn stand_ins(
 ) -> Result<Fed> {
     wishes.fed = Some(BTreeSet::new());
     let graph = loaded.graph(&wishes, sources)?;
-    let inputs = graph.inputs.iter().map(|&b| &graph[b]);
-    let inputs = inputs.map(|b| random_input(&b.name, b.shape.clone(), 1));
-    let inputs = inputs.collect();
+    let stand_in = |input: &BlobId| {
+        let Blob { name, shape } = &graph[*input];
+        match graph.defaults.get(input) {
+            Some(&value) => Tensor::new(shape.clone(), vec![value; shape.count()]),
+            None => random_input(name, shape.clone(), 1),
+        }
+    };
+    let inputs = graph.inputs.iter().map(stand_in).collect();
     Ok((graph, inputs))
 }
 

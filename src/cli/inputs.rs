@@ -90,9 +90,12 @@ fn named(args: &InputArgs) -> Files {
 /// Gives files without a name to the only input that has none, or an archive to the
 /// inputs that it has arrays for.
 fn name_the_rest(args: &InputArgs, graph: &Graph, files: &mut Files) -> Result<(), Failure> {
+    // What has a value of its own is fed only by name.
+    let own = |b: &&BlobId| graph.defaults.contains_key(*b);
     let free: BTreeSet<String> = graph
         .inputs
         .iter()
+        .filter(|b| !own(b))
         .map(|&b| graph[b].name.clone())
         .filter(|name| !files.contains_key(name))
         .collect();

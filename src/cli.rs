@@ -126,7 +126,10 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         let words = with_command(line.split(' ').map(OsString::from));
-        words.into_iter().map(|w| w.into_string().unwrap()).collect()
+        words
+            .into_iter()
+            .map(|w| w.into_string().unwrap())
+            .collect()
     }
 
     #[test]

@@ -130,7 +130,10 @@ fn totals(graph: &Graph, layers: &[Row]) -> Totals {
     Totals {
         params: params.map(|shape| shape.count() as u64).sum(),
         unique_params: unique.sum(),
-        macs: layers.iter().map(|row| row.macs).fold(0, u64::saturating_add),
+        macs: layers
+            .iter()
+            .map(|row| row.macs)
+            .fold(0, u64::saturating_add),
         activation_bytes: layers.iter().map(|row| row.activation_bytes).sum(),
     }
 }
@@ -351,7 +354,17 @@ impl Summary<'_> {
     /// A table of the layers and the totals.
     pub fn text(&self) -> String {
         let mut table = Table::new(
-            &["layer", "type", "output", "parameters", "multiply-adds", "activations", "field", "stride", "offset"],
+            &[
+                "layer",
+                "type",
+                "output",
+                "parameters",
+                "multiply-adds",
+                "activations",
+                "field",
+                "stride",
+                "offset",
+            ],
             3,
         );
         for row in &self.layers {
@@ -549,11 +562,17 @@ mod tests {
              layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' param { name: 'w' } param { name: 'b' } inner_product_param { num_output: 2 } }",
         );
         let summary = Summary::new(&built);
-        assert_eq!((summary.totals.params, summary.totals.unique_params), (12, 6));
+        assert_eq!(
+            (summary.totals.params, summary.totals.unique_params),
+            (12, 6)
+        );
         let json = summary.json();
         assert_eq!(json["params"]["ip#2"], json!([[2, 2], [2]]));
         assert_eq!(json["blobs"]["y"], json!([1, 2]));
-        assert_eq!(json["order"][1], json!(["ip", "InnerProduct", ["data"], ["x"]]));
+        assert_eq!(
+            json["order"][1],
+            json!(["ip", "InnerProduct", ["data"], ["x"]])
+        );
         assert!(json.get("incomplete").is_none());
     }
 

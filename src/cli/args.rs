@@ -12,7 +12,12 @@ use std::path::PathBuf;
 ///
 /// `caffec NET -o FILE` is short for `caffec compile NET -o FILE`.
 #[derive(Parser)]
-#[command(name = "caffec", version, max_term_width = 100, subcommand_required = true)]
+#[command(
+    name = "caffec",
+    version,
+    max_term_width = 100,
+    subcommand_required = true
+)]
 #[command(arg_required_else_help = true, infer_long_args = false)]
 #[command(after_help = "Exit codes: 0 done, 1 the model or an input is at fault, 2 wrong usage.")]
 pub struct Cli {
@@ -55,10 +60,21 @@ pub struct NetArgs {
 #[derive(Args, Default)]
 pub struct StateArgs {
     /// Phase that layers are chosen by
-    #[arg(long, value_name = "TEST|TRAIN", default_value = "TEST", value_enum, ignore_case = true)]
+    #[arg(
+        long,
+        value_name = "TEST|TRAIN",
+        default_value = "TEST",
+        value_enum,
+        ignore_case = true
+    )]
     pub phase: PhaseArg,
     /// Level that layers are chosen by
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     pub level: i32,
     /// Stage that layers are chosen by (repeatable)
     #[arg(long = "stage", value_name = "NAME")]

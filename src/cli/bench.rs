@@ -7,6 +7,7 @@ use super::args::{Backend, BenchArgs};
 use super::model::{self, Machine, executable};
 use super::talk::Progress;
 use super::{Failure, Outcome, inputs, run, worker};
+use caffec::diag;
 use caffec::diag::{Result, Sources};
 use caffec::frontend::weights::random_input;
 use caffec::ir::{Graph, Tensor, Valid};
@@ -14,7 +15,6 @@ use caffec::leaf::Isa;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::runtime::peak::fma_peak;
 use caffec::summary::{Table, human_bytes};
-use caffec::diag;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -71,7 +71,10 @@ impl Setting {
         model::fill_weights(&args.weights, &mut graph)?;
         Ok(Setting {
             machine: Machine::new(graph, &args.engine, isa, threads)?,
-            outputs: names.iter().map(|(_, s)| Tensor::zeros(s.clone())).collect(),
+            outputs: names
+                .iter()
+                .map(|(_, s)| Tensor::zeros(s.clone()))
+                .collect(),
             inputs,
             names,
             isa,
@@ -170,7 +173,10 @@ impl Stats {
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let place = share * (sorted.len() - 1) as f64;
-            let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+            let (low, high) = (
+                sorted[place.floor() as usize],
+                sorted[place.ceil() as usize],
+            );
             low + (high - low) * place.fract()
         };
         Stats {
@@ -194,7 +200,12 @@ impl Stats {
 impl std::fmt::Display for Stats {
     /// The median, and half the distance of the quartiles.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3} ±{:.3}", self.median, (self.upper - self.lower) / 2.0)
+        write!(
+            f,
+            "{:.3} ±{:.3}",
+            self.median,
+            (self.upper - self.lower) / 2.0
+        )
     }
 }
 
@@ -289,7 +300,13 @@ impl Contestant {
     }
 
     /// Milliseconds of one forward pass, by group.
-    fn time(&self, context: &mut Context, inputs: &[&[f32]], outputs: &mut [Tensor], groups: usize) -> Result<Vec<f64>> {
+    fn time(
+        &self,
+        context: &mut Context,
+        inputs: &[&[f32]],
+        outputs: &mut [Tensor],
+        groups: usize,
+    ) -> Result<Vec<f64>> {
         let mut outputs: Vec<&mut [f32]> =
             outputs.iter_mut().map(|t| t.data.as_mut_slice()).collect();
         let start = Instant::now();
@@ -364,7 +381,9 @@ impl Duel {
         let figures = |figure: fn(&caffec::kernel::Step) -> u64| {
             [0, 1].map(|s: usize| {
                 let side = &self.sides[s];
-                side.sums(groups, |step| figure(&side.exe.program().steps[step]) as f64)
+                side.sums(groups, |step| {
+                    figure(&side.exe.program().steps[step]) as f64
+                })
             })
         };
         let (macs, traffic) = (figures(|s| s.macs), figures(|s| s.traffic));
@@ -410,7 +429,8 @@ impl Line {
     }
 
     fn gflops(&self) -> [f64; 2] {
-        self.stats().map(|s| 2.0 * self.macs / (s.median.max(1e-9) * 1e6))
+        self.stats()
+            .map(|s| 2.0 * self.macs / (s.median.max(1e-9) * 1e6))
     }
 }
 
@@ -419,8 +439,16 @@ impl Report {
         let rounds = self.lines[0].ms[0].len();
         let mut table = Table::new(
             &[
-                "", "fused ms", "unfused ms", "ratio", "GFLOP/s", "unfused", "% of peak",
-                "unfused", "traffic", "unfused",
+                "",
+                "fused ms",
+                "unfused ms",
+                "ratio",
+                "GFLOP/s",
+                "unfused",
+                "% of peak",
+                "unfused",
+                "traffic",
+                "unfused",
             ],
             1,
         );

@@ -18,7 +18,6 @@ pub fn run(args: &CheckArgs, sources: &mut Sources) -> Outcome {
     } else {
         let loaded = model::load_state(&args.file, &args.state, sources)?;
         let wishes = ir::Options {
-            phase: args.state.phase.into(),
             shapes: args.shapes.iter().cloned().collect(),
             ..ir::Options::default()
         };

@@ -8,9 +8,9 @@ use caffec::diag::{Result, Sources};
 use caffec::ir::Valid;
 use caffec::kernel::Checked;
 use caffec::leaf::Isa;
+use caffec::runtime::exec::Engine;
 use caffec::runtime::tensor_file::Staged;
 use caffec::summary::human_bytes;
-use caffec::runtime::exec::Engine;
 use caffec::{Plan, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,7 +30,10 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
     let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();
     let progress = Progress::new("packing weights");
     let block = plans[0].pack()?;
-    let file_name = weights_path.file_name().unwrap_or_default().to_string_lossy();
+    let file_name = weights_path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     progress.now("writing");
     let source = Emit {
         programs: &programs,
@@ -46,7 +49,9 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
     .source();
     let mut staged = Staged::default();
     staged.write(&args.output, |out| out.write_all(source.as_bytes()))?;
-    staged.write(&weights_path, |mut out| write_weights(&mut out, &programs, &block))?;
+    staged.write(&weights_path, |mut out| {
+        write_weights(&mut out, &programs, &block)
+    })?;
     staged.commit()?;
     drop(progress);
     talk::say(&format!(

@@ -3,8 +3,8 @@
 use super::args::{DumpArgs, Stage};
 use super::compile::{base_name, plan_all, weights_origin};
 use super::{Failure, Outcome, model};
-use caffec::backend::rust::{Emit, Weights};
 use caffec::backend::jit;
+use caffec::backend::rust::{Emit, Weights};
 use caffec::diag::{Result, Sources};
 use caffec::frontend::canonical_text;
 use caffec::kernel::Checked;

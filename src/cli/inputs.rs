@@ -44,7 +44,13 @@ pub fn feed(
         if tensors.contains_key(&blob.name) {
             continue;
         }
-        let paths = files.get(&blob.name).ok_or_else(|| unfed(&declared))?;
+        let Some(paths) = files.get(&blob.name) else {
+            let value = declared.defaults.get(&input);
+            let value = *value.ok_or_else(|| unfed(&declared))?;
+            let data = vec![value; blob.shape.count()];
+            tensors.insert(blob.name.clone(), Tensor::new(blob.shape.clone(), data));
+            continue;
+        };
         let wanted = Wanted {
             blob: &blob.name,
             shape: &blob.shape,
@@ -52,7 +58,9 @@ pub fn feed(
         };
         let tensor = read_input(paths, wanted, &transform)?;
         if args.reshape {
-            options.shapes.insert(blob.name.clone(), tensor.shape.clone());
+            options
+                .shapes
+                .insert(blob.name.clone(), tensor.shape.clone());
         }
         tensors.insert(blob.name.clone(), tensor);
     }
@@ -70,7 +78,10 @@ fn named(args: &InputArgs) -> Files {
     let mut files = Files::new();
     for input in &args.inputs {
         if let Some(blob) = &input.blob {
-            files.entry(blob.clone()).or_default().push(input.file.clone());
+            files
+                .entry(blob.clone())
+                .or_default()
+                .push(input.file.clone());
         }
     }
     files
@@ -103,14 +114,21 @@ fn name_the_rest(args: &InputArgs, graph: &Graph, files: &mut Files) -> Result<(
             return Err(Failure::Usage(message));
         }
         for name in takers {
-            files.entry(name.clone()).or_default().push(input.file.clone());
+            files
+                .entry(name.clone())
+                .or_default()
+                .push(input.file.clone());
         }
     }
     Ok(())
 }
 
 fn known<'a>(graph: &Graph, names: impl Iterator<Item = &'a String>) -> Result<()> {
-    let inputs: Vec<&str> = graph.inputs.iter().map(|&b| graph[b].name.as_str()).collect();
+    let inputs: Vec<&str> = graph
+        .inputs
+        .iter()
+        .map(|&b| graph[b].name.as_str())
+        .collect();
     for name in names.filter(|n| !inputs.contains(&n.as_str())) {
         let d = Diagnostic::invalid(format!("-i: the net has no input `{name}`"));
         return Err(match did_you_mean(name, inputs.iter().copied()) {

@@ -9,9 +9,9 @@ use caffec::frontend::weights::{self, Missing, Named};
 use caffec::frontend::{Net, State, load_net};
 use caffec::ir::{self, BlobId, Built, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
-use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::lower::Chains;
 use caffec::passes::Fuse;
+use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::{Options, Plan, plan};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -75,7 +75,6 @@ pub fn load_state(path: &Path, state: &StateArgs, sources: &mut Sources) -> Resu
 /// What to build, before any input is looked at.
 pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Options {
     ir::Options {
-        phase: args.state.phase.into(),
         shapes: args.shapes.iter().cloned().collect(),
         batch,
         blobs: blobs.to_vec(),
@@ -104,10 +103,17 @@ impl Model {
 /// Gives the graph its parameters; tells what they come from, in one line.
 pub fn fill_weights(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
     let progress = Progress::new("reading weights");
-    let files: Result<Vec<WeightsFile>> =
-        args.weights.iter().map(|path| WeightsFile::open(path)).collect();
+    let files: Result<Vec<WeightsFile>> = args
+        .weights
+        .iter()
+        .map(|path| WeightsFile::open(path))
+        .collect();
     let files = files?;
-    let names: Vec<String> = args.weights.iter().map(|p| p.display().to_string()).collect();
+    let names: Vec<String> = args
+        .weights
+        .iter()
+        .map(|p| p.display().to_string())
+        .collect();
     let named: Vec<Named> = names.iter().map(String::as_str).zip(&files).collect();
     let seed = args.random_weights.unwrap_or(1);
     let missing = match (args.allow_missing_weights, files.is_empty()) {
@@ -181,8 +187,14 @@ pub fn options(no_fuse: bool, isa: Isa, engine: Engine) -> Options {
 
 /// A net that can be run.
 pub enum Machine {
-    Reference { graph: Valid, outputs: Vec<BlobId> },
-    Program { exe: Box<Executable>, context: Context },
+    Reference {
+        graph: Valid,
+        outputs: Vec<BlobId>,
+    },
+    Program {
+        exe: Box<Executable>,
+        context: Context,
+    },
 }
 
 impl Machine {
@@ -209,7 +221,9 @@ impl Machine {
                 graph,
                 outputs: wanted,
             } => {
-                for (to, from) in outputs.iter_mut().zip(ir::reference::run(graph, inputs, wanted)?)
+                for (to, from) in outputs
+                    .iter_mut()
+                    .zip(ir::reference::run(graph, inputs, wanted)?)
                 {
                     *to = from;
                 }

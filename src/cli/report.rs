@@ -23,7 +23,10 @@ struct Hit<'a> {
 pub fn labels(path: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(path).map_err(|e| Diagnostic::io(path, &e))?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(text.lines().map(|line| line.trim_end().to_string()).collect())
+    Ok(text
+        .lines()
+        .map(|line| line.trim_end().to_string())
+        .collect())
 }
 
 impl Top {
@@ -92,8 +95,12 @@ pub fn text(name: &str, output: &Tensor, top: Option<&Top>) -> String {
                 0 => String::new(),
                 n => format!("  {n} not finite"),
             };
-            write!(out, "  min {}  max {}  mean {:.6}{odd}", r.min, r.max, r.mean)
-                .expect("a string takes it");
+            write!(
+                out,
+                "  min {}  max {}  mean {:.6}{odd}",
+                r.min, r.max, r.mean
+            )
+            .expect("a string takes it");
         }
     }
     out.push('\n');
@@ -154,7 +161,13 @@ mod tests {
             .collect();
         assert_eq!(got, [[2, 0], [0, 1]]);
         let text = text("p\n", &output, Some(&top));
-        assert!(text.starts_with("p\\n  2×3  min 0  max 0.5  mean 0.260000  1 not finite\n"), "{text}");
-        assert!(text.contains("  item 1\n     0.500000      0  a\n"), "{text}");
+        assert!(
+            text.starts_with("p\\n  2×3  min 0  max 0.5  mean 0.260000  1 not finite\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("  item 1\n     0.500000      0  a\n"),
+            "{text}"
+        );
     }
 }

@@ -27,7 +27,10 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     model::fill_weights(&args.weights, &mut graph)?;
     let threads = args.threads.unwrap_or_else(all_threads);
     let mut machine = Machine::new(graph, &args.engine, isa, threads)?;
-    let mut tensors: Vec<Tensor> = outputs.iter().map(|(_, s)| Tensor::zeros(s.clone())).collect();
+    let mut tensors: Vec<Tensor> = outputs
+        .iter()
+        .map(|(_, s)| Tensor::zeros(s.clone()))
+        .collect();
     let progress = Progress::new("running");
     machine.run(&inputs, &mut tensors)?;
     drop(progress);

@@ -35,10 +35,12 @@ fn serve(args: &BenchArgs, setting: &mut Setting) -> Outcome {
             [] => {}
             ["run", count] => {
                 let count = count.parse().ok().filter(|n| (1..=MOST_RUNS).contains(n));
-                let done = count.map(|n| setting.time(n).and_then(|ms| {
-                    setting.write(args)?;
-                    Ok(json!({ "ms": ms }))
-                }));
+                let done = count.map(|n| {
+                    setting.time(n).and_then(|ms| {
+                        setting.write(args)?;
+                        Ok(json!({ "ms": ms }))
+                    })
+                });
                 say(&match done {
                     Some(Ok(times)) => times,
                     Some(Err(errors)) => error(&errors),

@@ -15,7 +15,7 @@ use crate::diag::{Diagnostic, Errors, Result, did_you_mean};
 use crate::frontend::Net;
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Op};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +26,10 @@ pub struct Options {
     pub batch: Option<usize>,
     /// Blobs wanted beside the outputs, by name.
     pub blobs: Vec<String>,
-    /// Names of the inputs that the caller feeds. What only other labels need then
-    /// drops out, and so does what no output needs. `None` keeps all that can stay.
+    /// Names of the inputs that the caller feeds. Losses and accuracies whose labels
+    /// are not among them then drop out, and so does what no output needs. `None` keeps
+    /// all that can stay.
     pub fed: Option<BTreeSet<String>>,
-    /// `DummyData` layers with constant fillers, none of whose tops is fed, compute
-    /// them; otherwise they are inputs.
-    pub fill_dummy_data: bool,
 }
 
 impl Options {
@@ -99,6 +97,10 @@ pub fn build(net: &Net, options: &Options) -> Built {
         errors: builder.errors,
     }
 }
+
+/// Only so many errors are explained by a search through the net, which takes time
+/// in proportion to its size.
+const EXPLAINED: usize = 20;
 
 struct Builder<'a> {
     layers: &'a [Layer<'a>],
@@ -170,10 +172,8 @@ impl<'a> Builder<'a> {
             let note = Diagnostic::invalid(note).at(layer.span());
             self.notes.push(note.layer(layer.name()));
         }
-        if let Some(shapes) = op.inputs()
-            && !self.computes_dummy_data(layer, &op)
-        {
-            return self.inputs(i, shapes);
+        if let Some(shapes) = op.inputs() {
+            return self.inputs(i, &op, shapes);
         }
         let shapes: Vec<Shape> = bottoms
             .iter()
@@ -204,16 +204,8 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn computes_dummy_data(&self, layer: &Layer, op: &Op) -> bool {
-        let fed = layer.tops().iter().any(|top| self.options.feeds(top));
-        match op {
-            Op::DummyData(dummy) => self.options.fill_dummy_data && dummy.is_constant() && !fed,
-            _ => false,
-        }
-    }
-
     /// The tops of layer `i` as inputs of the graph.
-    fn inputs(&mut self, i: usize, declared: Vec<Option<Shape>>) -> Result<()> {
+    fn inputs(&mut self, i: usize, op: &Op, declared: Vec<Option<Shape>>) -> Result<()> {
         let layer = &self.layers[i];
         let mut shapes = Vec::new();
         for (name, declared) in layer.tops().iter().zip(declared) {
@@ -222,6 +214,11 @@ impl<'a> Builder<'a> {
         check_tops_shapes(layer, &[], &shapes)?;
         let tops = self.blobs(i, shapes);
         self.graph.inputs.extend(&tops);
+        if let Op::DummyData(dummy) = op {
+            let values = tops.iter().zip(&dummy.values);
+            let known = values.filter_map(|(&top, value)| value.map(|v| (top, v)));
+            self.graph.defaults.extend(known);
+        }
         self.name_tops(i, Some(&tops), None);
         Ok(())
     }
@@ -334,6 +331,9 @@ impl<'a> Builder<'a> {
             &format!("bottom[{b}]"),
             format!("no layer makes bottom `{name}`"),
         );
+        if self.errors.len() > EXPLAINED {
+            return d;
+        }
         let makes = |l: &&Layer| l.tops().contains(name) && !l.bottoms().contains(name);
         if let Some(later) = self.layers[i..].iter().find(makes) {
             return later.explain(d, "a later layer makes it");
@@ -351,7 +351,7 @@ impl<'a> Builder<'a> {
     fn check_counts(&mut self, layer: &Layer) {
         let loss_weights = match layer.param.loss_weight.len() {
             0 => None,
-            given => Some(("loss_weight", given, layer.tops().len(), "top")),
+            given => Some(("loss_weight", given, labels::tops_in_caffe(layer), "top")),
         };
         let propagate = match layer.param.propagate_down.len() {
             0 => None,
@@ -371,9 +371,10 @@ impl<'a> Builder<'a> {
     /// does not recognise or that would have no defined result.
     fn check_tops(&mut self, i: usize) {
         let layer = &self.layers[i];
+        let mut seen = HashSet::new();
         for (t, name) in layer.tops().iter().enumerate() {
             let field = format!("top[{t}]");
-            let error = if layer.tops()[..t].contains(name) {
+            let error = if !seen.insert(name) {
                 Some(layer.invalid(&field, format!("`{name}` is named twice as a top")))
             } else if !layer.in_place(t) {
                 let maker = self.names.get(name.as_str()).map(|n| n.maker);
@@ -534,6 +535,7 @@ impl Graph {
             blobs: Vec::new(),
             params: Vec::new(),
             inputs: Vec::new(),
+            defaults: BTreeMap::new(),
             outputs: Vec::new(),
             names: BTreeMap::new(),
             chains: Vec::new(),
@@ -565,6 +567,7 @@ impl Graph {
         nodes.reverse();
         self.nodes = nodes;
         self.inputs.retain(|b| needed[b.0 as usize]);
+        self.defaults.retain(|b, _| needed[b.0 as usize]);
         self.names.retain(|_, b| needed[b.0 as usize]);
     }
 }

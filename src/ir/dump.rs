@@ -63,8 +63,12 @@ fn epilogue(e: &Epilogue) -> String {
         Activation::PRelu { slopes } => format!("prelu of {}", slopes.len()),
     });
     let parts = [
-        e.scale.as_ref().map(|s| format!("scale by {} values", s.len())),
-        e.shift.as_ref().map(|s| format!("shift by {} values", s.len())),
+        e.scale
+            .as_ref()
+            .map(|s| format!("scale by {} values", s.len())),
+        e.shift
+            .as_ref()
+            .map(|s| format!("shift by {} values", s.len())),
         e.residual.then(|| "add the last bottom".to_string()),
         activation,
     ];
@@ -80,7 +84,12 @@ fn expression(e: &Pointwise) -> String {
         Pointwise::Unary(op, x) => format!("{op:?}({})", expression(x)),
         Pointwise::Binary(op, a, b) => format!("{op:?}({}, {})", expression(a), expression(b)),
         Pointwise::Fma(a, b, c) => {
-            format!("Fma({}, {}, {})", expression(a), expression(b), expression(c))
+            format!(
+                "Fma({}, {}, {})",
+                expression(a),
+                expression(b),
+                expression(c)
+            )
         }
         Pointwise::Less { a, b, x, y } => format!(
             "Select({} < {}, {}, {})",

@@ -49,6 +49,9 @@ pub struct Graph {
     pub blobs: Vec<Blob>,
     pub params: Vec<Param>,
     pub inputs: Vec<BlobId>,
+    /// Inputs whose elements all have this value where the caller feeds nothing (Caffe's
+    /// `DummyData` with constant fillers).
+    pub defaults: BTreeMap<BlobId, f32>,
     /// Blobs that the caller gets, in Caffe's order (alphabetical), then those asked
     /// for by name.
     pub outputs: Vec<BlobId>,

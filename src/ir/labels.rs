@@ -3,7 +3,7 @@
 use super::build::Options;
 use super::wiring::{Layer, Source, Wiring};
 use crate::diag::Diagnostic;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Caffe's layer types that judge a result by labels, and which bottom is the label.
 const JUDGES: &[(&str, usize)] = &[
@@ -56,6 +56,13 @@ pub fn dropped(
     (dropped, notes)
 }
 
+/// The number of tops that Caffe sees: it gives a loss without a top one of its own
+/// (`AutoTopBlobs`).
+pub fn tops_in_caffe(layer: &Layer) -> usize {
+    let loss = label(layer).is_some() && layer.type_name() != "Accuracy";
+    layer.tops().len().max(usize::from(loss))
+}
+
 /// The label's position, for a layer that judges and has one.
 fn label(layer: &Layer) -> Option<usize> {
     let (_, label) = JUDGES.iter().find(|(name, _)| *name == layer.type_name())?;
@@ -89,11 +96,10 @@ impl Unfed {
                 .chain(asked.iter().copied()),
         );
         let unfed = |s: &Source| {
-            let feeds = options
-                .fed
-                .as_ref()
-                .is_some_and(|f| f.contains(&layers[s.layer].tops()[s.top]));
-            layers[s.layer].bottoms().is_empty() && !feeds && !needed.contains(s)
+            let layer = &layers[s.layer];
+            let feeds = |fed: &BTreeSet<String>| fed.contains(&layer.tops()[s.top]);
+            let fed = options.fed.as_ref().is_some_and(feeds) || makes_constant(layer, s.top);
+            layer.bottoms().is_empty() && !fed && !needed.contains(s)
         };
         Unfed {
             inputs: tops(layers).filter(unfed).collect(),
@@ -108,6 +114,13 @@ impl Unfed {
                 .iter()
                 .any(|s| self.inputs.contains(s))
     }
+}
+
+/// Whether the top is `DummyData` of a constant filler, which needs no feeding.
+fn makes_constant(layer: &Layer, top: usize) -> bool {
+    let dummy = layer.param.dummy_data_param.as_ref();
+    let filler = dummy.and_then(|d| d.data_filler.get(top).or(d.data_filler.first()));
+    layer.type_name() == "DummyData" && filler.is_none_or(|f| f.r#type() == "constant")
 }
 
 fn tops(layers: &[Layer]) -> impl Iterator<Item = Source> {

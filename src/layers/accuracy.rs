@@ -24,11 +24,7 @@ pub struct Accuracy {
 impl Layer for Accuracy {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 1..=2)?;
-        if cx.in_place {
-            return Err(cx
-                .invalid("top", "Accuracy cannot write over its bottom")
-                .into());
-        }
+        cx.not_in_place()?;
         let accuracy = param.accuracy_param.unwrap_or_default();
         Ok(Accuracy {
             top_k: accuracy.top_k(),
@@ -84,9 +80,8 @@ impl Layer for Accuracy {
 /// The number of classes along `axis` of bottom 0.
 /// Errors: `Invalid` unless bottom 1 has one label for each place of the other axes.
 pub(super) fn labelled(bottoms: &[Shape], axis: i32, field: &str, cx: &Cx) -> Result<usize> {
-    let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)(field));
     let (scores, labels) = (&bottoms[0], &bottoms[1]);
-    let axis = scores.axis(axis).map_err(|e| e.map(place))?;
+    let axis = cx.locate(field, scores.axis(axis))?;
     let places = scores.count_of(0..axis) * scores.count_of(axis + 1..scores.len());
     if places != labels.count() {
         let message = format!(

@@ -32,11 +32,7 @@ impl Layer for ArgMax {
                 .invalid("argmax_param.top_k", "top_k must be above 0")
                 .into());
         }
-        if cx.in_place {
-            return Err(cx
-                .invalid("top", "ArgMax cannot write over its bottom")
-                .into());
-        }
+        cx.not_in_place()?;
         Ok(ArgMax {
             out_max_val: argmax.out_max_val(),
             top_k: argmax.top_k() as usize,
@@ -46,10 +42,8 @@ impl Layer for ArgMax {
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let bottom = &bottoms[0];
-        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("argmax_param"));
-        let axis = bottom
-            .axis(self.axis.unwrap_or(0))
-            .map_err(|e| e.map(place))?;
+        let axis = cx.locate("argmax_param", bottom
+            .axis(self.axis.unwrap_or(0)))?;
         let choices = match self.axis {
             Some(_) => bottom[axis],
             None => bottom.count_of(1..bottom.len()),
@@ -72,7 +66,7 @@ impl Layer for ArgMax {
             dims[1] = if self.out_max_val { 2 } else { 1 };
             dims[2] = self.top_k;
         }
-        Ok(vec![Shape::new(dims).map_err(|e| e.map(place))?])
+        Ok(vec![cx.locate("argmax_param", Shape::new(dims))?])
     }
 
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {

@@ -30,8 +30,7 @@ impl Layer for Concat {
 
     /// Errors: `Invalid` where the bottoms differ in anything but that axis.
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("concat_param"));
-        let axis = bottoms[0].axis(self.axis).map_err(|e| e.map(place))?;
+        let axis = cx.locate("concat_param", bottoms[0].axis(self.axis))?;
         let mut dims = bottoms[0].dims().to_vec();
         for bottom in &bottoms[1..] {
             if !agree(&bottoms[0], bottom, axis) {
@@ -43,7 +42,7 @@ impl Layer for Concat {
             }
             dims[axis] += bottom[axis];
         }
-        Ok(vec![Shape::new(dims).map_err(|e| e.map(place))?])
+        Ok(vec![cx.locate("concat_param", Shape::new(dims))?])
     }
 
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {

@@ -270,7 +270,11 @@ impl Convolution {
     /// Errors: `Unsupported` unless there are one or two spatial axes after `N × C`.
     pub fn conv(&self, graph: &Graph, node: &Node, i: usize) -> Result<Conv> {
         let bottom = graph.shape(node.bottoms[i]);
-        let g = self.geometry(bottom);
+        self.conv_of(node, i, bottom, self.geometry(bottom))
+    }
+
+    /// [`Convolution::conv`] with sizes that a deconvolution has found its own way.
+    pub(super) fn conv_of(&self, node: &Node, i: usize, bottom: &Shape, g: Geometry) -> Result<Conv> {
         if g.axis != 1 || g.input.len() > 2 {
             let message = format!(
                 "a convolution over {bottom} from axis {} (only N × C × H × W)",

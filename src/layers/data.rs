@@ -96,7 +96,7 @@ pub(super) fn picture_and_label(
 ) -> Result<Vec<Option<Shape>>> {
     let dims = |dims: &[u32]| -> Result<Shape> {
         let dims: Vec<usize> = dims.iter().map(|&d| d as usize).collect();
-        Shape::new(dims).map_err(|e| e.map(|d| d.layer(cx.name).at((cx.span)("top"))))
+        cx.locate("top", Shape::new(dims))
     };
     let picture = match size {
         Some([h, w]) => Some(dims(&[batch, channels, h, w])?),

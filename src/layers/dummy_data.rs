@@ -1,25 +1,18 @@
 //! `DummyData`: blobs made by fillers (Caffe `dummy_data_layer.cpp`).
 //!
-//! An input of the net like other data layers. Where the caller feeds none of its
-//! tops and every filler is a constant, the layer computes them itself.
+//! Inputs of the net like those of other data layers; what constant fillers would make
+//! is their default.
 
 use super::{Cx, Layer, input};
 use crate::diag::Result;
 use crate::frontend::proto::{DummyDataParameter, LayerParameter};
-use crate::ir::{Pointwise, Shape, Tensor};
+use crate::ir::{Shape, Tensor};
 
 #[derive(Clone, Debug)]
 pub struct DummyData {
     pub shapes: Vec<Shape>,
     /// For each top its value, where the filler is a constant.
     pub values: Vec<Option<f32>>,
-}
-
-impl DummyData {
-    /// Whether all tops are known without random numbers.
-    pub fn is_constant(&self) -> bool {
-        self.values.iter().all(Option::is_some)
-    }
 }
 
 impl Layer for DummyData {
@@ -35,10 +28,9 @@ impl Layer for DummyData {
                 .map(|f| (f.r#type() == "constant").then(|| f.value()))
                 .collect(),
         };
-        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("dummy_data_param"));
         let shapes: Result<Vec<Shape>> = dims(&dummy, cx)?
             .iter()
-            .map(|dims| Shape::from_i64(dims).map_err(|e| e.map(place)))
+            .map(|dims| cx.locate("dummy_data_param", Shape::from_i64(dims)))
             .collect();
         Ok(DummyData {
             shapes: shapes?,
@@ -50,18 +42,7 @@ impl Layer for DummyData {
         Ok(self.shapes.clone())
     }
 
-    fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
-        for (top, value) in tops.iter_mut().zip(&self.values) {
-            top.data.fill(value.expect("only constants are computed"));
-        }
-    }
-
-    fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
-        match self.values[..] {
-            [Some(value)] => Some(Pointwise::Const(value)),
-            _ => None,
-        }
-    }
+    fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
     fn inputs(&self) -> Option<Vec<Option<Shape>>> {
         Some(self.shapes.iter().cloned().map(Some).collect())

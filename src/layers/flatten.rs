@@ -1,6 +1,5 @@
 //! `Flatten`: the axes from `axis` to `end_axis` as one (Caffe `flatten_layer.cpp`).
 
-use super::split::refuse_in_place;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
@@ -15,7 +14,7 @@ pub struct Flatten {
 impl Layer for Flatten {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        refuse_in_place(cx)?;
+        cx.not_in_place()?;
         let flatten = param.flatten_param.unwrap_or_default();
         Ok(Flatten {
             axis: flatten.axis(),
@@ -26,9 +25,8 @@ impl Layer for Flatten {
     /// An end just before the start makes a new axis of 1, as in Caffe.
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let bottom = &bottoms[0];
-        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("flatten_param"));
-        let start = bottom.axis(self.axis).map_err(|e| e.map(place))?;
-        let end = bottom.axis(self.end_axis).map_err(|e| e.map(place))? + 1;
+        let start = cx.locate("flatten_param", bottom.axis(self.axis))?;
+        let end = cx.locate("flatten_param", bottom.axis(self.end_axis))? + 1;
         if start > end {
             let message = format!("end_axis {} lies before axis {}", self.end_axis, self.axis);
             return Err(cx.invalid("flatten_param.end_axis", message).into());
@@ -36,7 +34,7 @@ impl Layer for Flatten {
         let mut dims = bottom[..start].to_vec();
         dims.push(bottom.count_of(start..end));
         dims.extend_from_slice(&bottom[end..]);
-        Ok(vec![Shape::new(dims).map_err(|e| e.map(place))?])
+        Ok(vec![cx.locate("flatten_param", Shape::new(dims))?])
     }
 
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {

@@ -37,8 +37,7 @@ impl Layer for Input {
 }
 
 fn shape(shape: &BlobShape, cx: &Cx) -> Result<Shape> {
-    let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("input_param.shape"));
-    Shape::from_i64(&shape.dim).map_err(|e| e.map(place))
+    cx.locate("input_param.shape", Shape::from_i64(&shape.dim))
 }
 
 /// `values` for each top, where one value stands for all tops.

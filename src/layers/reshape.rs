@@ -1,6 +1,5 @@
 //! `Reshape`: the same elements under another shape (Caffe `reshape_layer.cpp`).
 
-use super::split::refuse_in_place;
 use super::{Cx, Layer};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::LayerParameter;
@@ -36,7 +35,7 @@ impl Reshape {
 impl Layer for Reshape {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        refuse_in_place(cx)?;
+        cx.not_in_place()?;
         let reshape = param.reshape_param.clone().unwrap_or_default();
         let bad = |message: String| cx.invalid("reshape_param.shape", message);
         let mut dims = Vec::new();
@@ -74,8 +73,7 @@ impl Layer for Reshape {
                 bad(format!("the {} elements of the bottom ({bottom}) do not divide by the other dimensions", bottom.count()))
             })?;
         }
-        let place = |d: Diagnostic| d.layer(cx.name).at((cx.span)("reshape_param"));
-        let top = Shape::new(dims).map_err(|e| e.map(place))?;
+        let top = cx.locate("reshape_param", Shape::new(dims))?;
         if top.count() != bottom.count() {
             let message = format!(
                 "{bottom} has {} elements, {top} has {}",

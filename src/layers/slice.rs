@@ -53,13 +53,12 @@ impl Layer for Slice {
 
     /// Errors: `Invalid` where the axis cannot be cut so.
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        let place = |d: crate::diag::Diagnostic| d.layer(cx.name).at((cx.span)("slice_param"));
-        let axis = bottoms[0].axis(self.axis).map_err(|e| e.map(place))?;
+        let axis = cx.locate("slice_param", bottoms[0].axis(self.axis))?;
         let length = bottoms[0][axis];
         let mut dims = bottoms[0].dims().to_vec();
         let mut shape = |part| {
             dims[axis] = part;
-            Shape::new(dims.clone()).map_err(|e| e.map(place))
+            cx.locate("slice_param", Shape::new(dims.clone()))
         };
         if self.points.is_empty() {
             if !length.is_multiple_of(cx.tops) {

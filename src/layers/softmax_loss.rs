@@ -32,11 +32,7 @@ impl Layer for SoftmaxWithLoss {
             let d = cx.invalid("top", message);
             return Err(d.help("add a Softmax layer for the probabilities").into());
         }
-        if cx.in_place {
-            return Err(cx
-                .invalid("top", "a loss cannot write over its bottom")
-                .into());
-        }
+        cx.not_in_place()?;
         let loss = param.loss_param.unwrap_or_default();
         Ok(SoftmaxWithLoss {
             axis: param.softmax_param.unwrap_or_default().axis(),

@@ -11,7 +11,7 @@ pub struct Split;
 impl Layer for Split {
     fn from_param(_param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..)?;
-        refuse_in_place(cx)?;
+        cx.not_in_place()?;
         Ok(Split)
     }
 
@@ -28,12 +28,4 @@ impl Layer for Split {
     fn shares_storage(&self) -> bool {
         true
     }
-}
-
-/// Errors: `Invalid` where the top is the bottom.
-pub(super) fn refuse_in_place(cx: &Cx) -> Result<()> {
-    if cx.in_place {
-        return Err(cx.invalid("top", "this type does not work in place").into());
-    }
-    Ok(())
 }

@@ -1,0 +1,125 @@
+//! One run of a net: files in, blobs out, and how blobs are compared.
+
+use crate::engines::Engine;
+use caffec::diag::{Result, Sources};
+use caffec::frontend::binary::WeightsFile;
+use caffec::frontend::proto::Phase;
+use caffec::frontend::weights::{self, Missing};
+use caffec::frontend::{Net, State, load_net};
+use caffec::ir::{BlobId, Graph, Options, Tensor, Valid, build};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub struct Run {
+    pub prototxt: PathBuf,
+    pub weights: Option<PathBuf>,
+    pub state: State,
+    pub inputs: BTreeMap<String, Tensor>,
+    pub options: Options,
+}
+
+impl Run {
+    /// The graph's outputs by name: Caffe's own, then those asked for.
+    pub fn run(self, engine: &Engine, sources: &mut Sources) -> Result<Vec<(String, Tensor)>> {
+        let net = load(&self.prototxt, sources, &self.state)?;
+        let (mut graph, _) = build(&net, &self.options).valid()?;
+        load_weights(&mut graph, self.weights)?;
+        let name = |b: &BlobId| graph[*b].name.clone();
+        let feed = |b: &BlobId| match self.inputs.get(&name(b)) {
+            Some(tensor) => tensor.clone(),
+            None => unfed(&graph, *b),
+        };
+        let inputs: Vec<Tensor> = graph.inputs.iter().map(feed).collect();
+        let names: Vec<String> = graph.outputs.iter().map(name).collect();
+        let outputs = (engine.run)(graph, &inputs)?;
+        Ok(names.into_iter().zip(outputs).collect())
+    }
+}
+
+pub fn load(prototxt: &Path, sources: &mut Sources, state: &State) -> Result<Net> {
+    let name = prototxt.file_name().unwrap().to_string_lossy();
+    load_net(&name, std::fs::read(prototxt).unwrap(), sources, state)
+}
+
+/// The default; zeros in a net that is to be refused but gets as far as running.
+fn unfed(graph: &Graph, input: BlobId) -> Tensor {
+    let mut tensor = Tensor::zeros(graph.shape(input).clone());
+    tensor
+        .data
+        .fill(graph.defaults.get(&input).copied().unwrap_or(0.0));
+    tensor
+}
+
+/// Weights of a file, if there is one; the rest keeps its fillers, as in Caffe.
+fn load_weights(graph: &mut Valid, file: Option<PathBuf>) -> Result<()> {
+    let file = file.map(|f| WeightsFile::open(&f)).transpose()?;
+    let files: Vec<_> = file.iter().map(|f| ("weights", f)).collect();
+    graph.edit("weights", |g| weights::load(g, &files, Missing::Fill(1)))
+}
+
+pub fn state(json: &Value) -> State {
+    State {
+        phase: match json["phase"].as_str() {
+            Some("TRAIN") => Phase::Train,
+            _ => Phase::Test,
+        },
+        level: json["level"].as_i64().unwrap_or(0) as i32,
+        stages: texts(&json["stages"])
+            .iter()
+            .map(|s| s.to_string())
+            .collect(),
+    }
+}
+
+pub fn texts(list: &Value) -> Vec<&str> {
+    let list = list.as_array().into_iter().flatten();
+    list.map(|v| v.as_str().unwrap()).collect()
+}
+
+/// A JSON object's members.
+pub fn members(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    object.as_object().into_iter().flatten()
+}
+
+pub fn dims(list: &Value) -> Vec<usize> {
+    let list = list.as_array().into_iter().flatten();
+    list.map(|v| v.as_u64().unwrap() as usize).collect()
+}
+
+pub fn shapes(inputs: &BTreeMap<String, Tensor>) -> BTreeMap<String, caffec::ir::Shape> {
+    inputs
+        .iter()
+        .map(|(n, t)| (n.clone(), t.shape.clone()))
+        .collect()
+}
+
+/// What is wrong with a blob, if anything: shapes, infinities and NaN must be the
+/// same, other values within `tolerance × max(1, largest)`.
+pub fn difference(got: &Tensor, want: &Tensor, exact: bool, tolerance: f32) -> Option<String> {
+    if got.shape != want.shape {
+        return Some(format!("is {}, not {}", got.shape, want.shape));
+    }
+    let finite = want.data.iter().filter(|w| w.is_finite());
+    let largest = finite.fold(1.0f32, |m, w| m.max(w.abs()));
+    let limit = f64::from(tolerance * largest);
+    let same = |g: f32, w: f32| {
+        let equal = g == w || g.is_nan() && w.is_nan();
+        let near = g.is_finite() && w.is_finite() && (f64::from(g) - f64::from(w)).abs() <= limit;
+        equal || !exact && near
+    };
+    let mut pairs = got.data.iter().zip(&want.data);
+    let bad = pairs.position(|(&g, &w)| !same(g, w))?;
+    let count = got
+        .data
+        .iter()
+        .zip(&want.data)
+        .filter(|&(&g, &w)| !same(g, w))
+        .count();
+    Some(format!(
+        "{count} of {} differ, first at {bad}: {:?} for {:?}",
+        got.data.len(),
+        got.data[bad],
+        want.data[bad]
+    ))
+}

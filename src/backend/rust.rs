@@ -114,7 +114,8 @@ impl Emit<'_> {
         });
         let args: String = args.collect();
         let _ = writeln!(out, "//     net.forward(&mut context{args});");
-        out += "//\n// Blobs are arrays, best on the heap; `forward_slices` takes slices instead.\n";
+        out +=
+            "//\n// Blobs are arrays, best on the heap; `forward_slices` takes slices instead.\n";
         if self.main {
             let weights = match self.weights {
                 Weights::File => "net.weights ",

@@ -80,7 +80,7 @@ const fn conv(name: &'static str, io: [usize; 2], kernel: usize, image: [usize; 
     }
 }
 
-const LAYERS: [Layer; 11] = [
+const LAYERS: [Layer; 12] = [
     Layer {
         kind: Kind::Planar,
         stride: 4,
@@ -96,6 +96,10 @@ const LAYERS: [Layer; 11] = [
     Layer {
         stride: 2,
         ..conv("ResNet 3x3/2", [128, 128], 3, [28, 28])
+    },
+    Layer {
+        stride: 3,
+        ..conv("any stride 3x3/3", [128, 128], 3, [28, 28])
     },
     conv("fully connected", [4096, 1024], 1, [1, 1]),
     Layer {

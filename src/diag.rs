@@ -65,9 +65,13 @@ impl Diagnostic {
         Self::new(Kind::Unsupported, message)
     }
 
-    /// A failed operation on the file `path`.
+    /// A failed operation on the file `path`; `Invalid` if its content is the reason.
     pub fn io(path: &Path, error: &std::io::Error) -> Self {
-        Self::new(Kind::Io, format!("{}: {error}", path.display()))
+        let kind = match error.kind() {
+            std::io::ErrorKind::InvalidData => Kind::Invalid,
+            _ => Kind::Io,
+        };
+        Self::new(kind, format!("{}: {error}", path.display()))
     }
 
     #[must_use]
@@ -189,9 +193,18 @@ impl Sources {
     /// each on a line of its own. Control characters of the file's own words are
     /// escaped, so that a message never moves the cursor.
     pub fn render(&self, d: &Diagnostic) -> String {
+        self.render_as("error", d)
+    }
+
+    /// The same, as something to know: `file:line:col: note: …`.
+    pub fn render_note(&self, d: &Diagnostic) -> String {
+        self.render_as("note", d)
+    }
+
+    fn render_as(&self, what: &str, d: &Diagnostic) -> String {
         let mut out = match d.at {
-            Some(span) => format!("{}: error: ", self.place(span)),
-            None => "error: ".to_string(),
+            Some(span) => format!("{}: {what}: ", self.place(span)),
+            None => format!("{what}: "),
         };
         if let Some(layer) = &d.layer {
             out += &format!("layer `{}`: ", clean(layer));

@@ -12,7 +12,9 @@
 //! | [`kernel`] | a program | a [`kernel::Checked`] program, the only kind that runs |
 //! | [`leaf`] | | micro-kernels that programs call, as Rust source |
 //! | [`backend`] | a checked program | machine code, or one Rust source file |
-//! | [`runtime`] | machine code, weights | an [`runtime::exec::Executable`] that runs |
+//! | [`runtime`] | machine code, weights | an [`runtime::exec::Executable`] that runs; also files of tensors and pictures |
+//! | [`summary`] | a graph | its figures |
+//! | `cli` (of the program) | arguments | an exit code; the only printing |
 //!
 //! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
 //! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
@@ -28,6 +30,7 @@ pub mod leaf;
 pub mod lower;
 pub mod passes;
 pub mod runtime;
+pub mod summary;
 
 use diag::Result;
 use ir::Valid;

@@ -222,9 +222,10 @@ impl Emitter<'_, '_> {
                 vars.push((var, rest));
             } else {
                 let n = self.int(n.into());
-                let value = self.b.ins().urem(rest, n);
-                rest = self.b.ins().udiv(rest, n);
-                vars.push((var, value));
+                let quotient = self.b.ins().udiv(rest, n);
+                let whole = self.b.ins().imul(quotient, n);
+                vars.push((var, self.b.ins().isub(rest, whole)));
+                rest = quotient;
             }
         }
         self.scope.vars.extend(vars.into_iter().rev());

@@ -5,6 +5,7 @@
 //! Passes turn graphs into graphs; lowering reads the last one.
 
 pub mod build;
+mod dump;
 mod epilogue;
 pub mod graph;
 mod labels;

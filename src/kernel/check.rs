@@ -64,6 +64,7 @@ macro_rules! ensure {
 pub struct Checked {
     program: Program,
     live: Vec<Option<Live>>,
+    vars: usize,
 }
 
 /// First and last step that touch a buffer.
@@ -93,11 +94,7 @@ impl Checked {
 
     /// Number of variables, i.e. one more than the largest.
     pub fn var_count(&self) -> usize {
-        let mut count = 0;
-        for region in self.steps.iter().flat_map(|s| &s.regions) {
-            visit_vars(region, &mut |v| count = count.max(v.0 as usize + 1));
-        }
-        count
+        self.vars
     }
 
     /// That no task writes what another task of the same step reads or writes.
@@ -123,6 +120,7 @@ impl Program {
         }
         verify_plan(&self, &live)?;
         let checked = Checked {
+            vars: count_vars(&self),
             program: self,
             live,
         };
@@ -678,6 +676,15 @@ fn outputs_written(p: &Program, live: &[Option<Live>]) -> Result {
         );
     }
     Ok(())
+}
+
+/// One more than the largest variable.
+fn count_vars(p: &Program) -> usize {
+    let mut count = 0;
+    for region in p.steps.iter().flat_map(|s| &s.regions) {
+        visit_vars(region, &mut |v| count = count.max(v.0 as usize + 1));
+    }
+    count
 }
 
 /// Calls `f` on each variable that a region binds.

@@ -10,7 +10,7 @@
 //! `y[o, p] = bias[o] + Σ_c,k w[o, c, k] · x[g·C/group + c, p·stride − pad + k·dilation]`
 //! with zeros outside of the bottom.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::{ConvolutionParameter, FillerParameter, LayerParameter};
 use crate::ir::{Graph, Node, ParamSpec, Shape, Tensor};
@@ -367,6 +367,10 @@ impl Layer for Convolution {
         }
     }
 
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        self.geometry(&bottoms[0]).taps(false)
+    }
+
     fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
         let g = self.geometry(&bottoms[0]);
         let filter = (g.channels / self.group * g.kernel.iter().product::<usize>()) as u64;
@@ -387,6 +391,19 @@ impl Layer for Convolution {
 }
 
 impl Geometry {
+    /// Those of two spatial axes, height and width.
+    pub(super) fn taps(&self, transposed: bool) -> Option<[Taps; 2]> {
+        (self.kernel.len() == 2).then(|| {
+            [0, 1].map(|axis| Taps {
+                kernel: self.kernel[axis],
+                stride: self.stride[axis],
+                pad: self.pad[axis],
+                dilation: self.dilation[axis],
+                transposed,
+            })
+        })
+    }
+
     /// The same with a column axis of size 1 if there is no spatial axis at all.
     pub(super) fn with_columns(mut self) -> Self {
         if self.kernel.is_empty() {

@@ -9,7 +9,7 @@
 //! `p·stride − pad + k·dilation`; what falls outside is dropped.
 
 use super::convolution::{Columns, Convolution, Geometry, each_plane, planes, rows};
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Node, ParamSpec, Shape, Tensor};
@@ -65,6 +65,10 @@ impl Layer for Deconvolution {
                 g.spread(images, filter, bias, out);
             });
         }
+    }
+
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        self.geometry(&bottoms[0]).taps(true)
     }
 
     fn macs(&self, bottoms: &[Shape], _tops: &[Shape]) -> u64 {

@@ -11,7 +11,7 @@
 //! Across channels in place, Caffe overwrites x before it is multiplied in:
 //! `(k + …)^(−2·beta)` comes out.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::lrn_parameter::NormRegion;
@@ -123,6 +123,17 @@ impl Layer for Lrn {
             };
             *y = (factor * power) as f32;
         }
+    }
+
+    fn taps(&self, _bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        let taps = Taps {
+            kernel: self.size,
+            stride: 1,
+            pad: self.size / 2,
+            dilation: 1,
+            transposed: false,
+        };
+        (self.region == Region::WithinChannel).then_some([taps; 2])
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {

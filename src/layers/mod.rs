@@ -117,6 +117,18 @@ fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
     }
 }
 
+/// The positions of a bottom that one position of a top depends on, along one axis:
+/// taps `dilation` apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Taps {
+    pub kernel: usize,
+    pub stride: usize,
+    pub pad: usize,
+    pub dilation: usize,
+    /// Turned round, as in a deconvolution: tops are `stride` times finer.
+    pub transposed: bool,
+}
+
 /// What each layer type provides.
 pub trait Layer: Sized {
     /// Reads the typed parameters; all checks that need no shapes.
@@ -137,6 +149,12 @@ pub trait Layer: Sized {
     /// The first top as an element-wise expression of bottoms and parameters, if that
     /// is what the layer is.
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
+        None
+    }
+
+    /// The window along height and width, if tops of the bottoms' height and width are
+    /// not made position by position (for receptive fields).
+    fn taps(&self, _bottoms: &[Shape]) -> Option<[Taps; 2]> {
         None
     }
 
@@ -242,6 +260,14 @@ macro_rules! layers {
                 }
             }
 
+            /// See [`Layer::taps`].
+            pub fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+                match self {
+                    $(Op::$layer(layer) => layer.taps(bottoms),)*
+                    Op::Pointwise(_) => None,
+                }
+            }
+
             /// See [`Layer::inputs`].
             pub fn inputs(&self) -> Option<Vec<Option<Shape>>> {
                 match self {
@@ -300,10 +326,12 @@ macro_rules! layers {
 }
 
 layers! {
+    abs_val::AbsVal = "AbsVal";
     accuracy::Accuracy = "Accuracy";
     argmax::ArgMax = "ArgMax";
     batch_norm::BatchNorm = "BatchNorm";
     bias::Bias = "Bias";
+    clip::Clip = "Clip";
     concat::Concat = "Concat";
     convolution::Convolution = "Convolution";
     data::Data = "Data";
@@ -311,11 +339,13 @@ layers! {
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
+    exp::Exp = "Exp";
     flatten::Flatten = "Flatten";
     hdf5_data::Hdf5Data = "HDF5Data";
     image_data::ImageData = "ImageData";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    log::Log = "Log";
     lrn::Lrn = "LRN";
     memory_data::MemoryData = "MemoryData";
     pooling::Pooling = "Pooling";
@@ -331,6 +361,7 @@ layers! {
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
     tanh::TanH = "TanH";
+    threshold::Threshold = "Threshold";
     window_data::WindowData = "WindowData";
 }
 

@@ -12,7 +12,7 @@
 //! * AVE divides by the window's area after clipping it to `H + pad`: padding counts. The
 //!   area of an empty window is 0 or negative, so NaN or 0 comes out.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::pooling_parameter::{PoolMethod, RoundMode};
 use crate::frontend::proto::{LayerParameter, PoolingParameter};
@@ -245,6 +245,17 @@ impl Layer for Pooling {
                 }
             }
         }
+    }
+
+    fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
+        let g = self.geometry(&bottoms[0]);
+        Some([0, 1].map(|axis| Taps {
+            kernel: g.kernel[axis],
+            stride: g.stride[axis],
+            pad: g.pad[axis],
+            dilation: 1,
+            transposed: false,
+        }))
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {

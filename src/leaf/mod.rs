@@ -46,13 +46,16 @@ pub enum Isa {
 /// Channels in a block of the blocked layout, on every ISA.
 pub const BLOCK: usize = 16;
 
-/// Element-wise functions that are too heavy for a `Map` (own expansions, no libm).
+/// Element-wise functions that are too heavy for a `Map` (own expansions, no libm): the
+/// same bits on every ISA, with C's results for special values, rounded nearly correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Function {
-    /// `0.5·tanh(0.5·x) + 0.5`, as Caffe writes it.
+    /// Caffe's `0.5·tanh(0.5·x) + 0.5`, computed as `1 / (1 + e^−x)` without its
+    /// cancellation.
     Sigmoid,
     TanH,
-    /// `(shift + scale·x)^power`, arguments `a` = power, `b` = scale, `c` = shift.
+    /// `(shift + scale·x)^power`, arguments `a` = power, `b` = scale, `c` = shift. As in
+    /// `Exp` and `Log`, the inner product and sum are rounded to f32, as in Caffe.
     Power,
     /// `e^(a·x + b)`.
     Exp,
@@ -90,7 +93,9 @@ pub enum Leaf {
     ///
     /// `px` is the pixel stride of the source when known ahead (0: read from the
     /// argument `src_px`); `taps` is 16 for a blocked source or 0: read from the
-    /// argument `taps` (rows of kernel taps in a planar source).
+    /// argument `taps` (rows of kernel taps in a planar source). What is known ahead is
+    /// not read from the argument. `residual` may be `dst`; at least one segment.
+    /// Which shapes there are: [`tile_blocks`], [`max_pixels`], [`tile_strides`].
     Tile { mr: u8, nb: u8, px: u8, taps: u8 },
     /// Depthwise convolution of one channel block: `mr` pixels,
     /// `acc[n] = Σ_s src[offsets[s] + m·src_px + n] · weights[s·16 + n]`, then as `Tile`.
@@ -108,7 +113,7 @@ pub enum Leaf {
     Unary(Function),
     /// Caffe's across-channel LRN on `pixels` neighbouring pixels of a blocked blob:
     /// `x · (k + alpha/size · Σ x²)^−beta` over `size` channels around each, clipped
-    /// at the ends. `scratch` holds `ceil16(channels) + size` elements, of one thread.
+    /// at the ends. `scratch` holds `2·(ceil16(channels) + size)` elements, of one thread.
     Lrn,
     /// Max-subtracted softmax over `channels` elements `inner` apart, for each of
     /// `inner` neighbouring positions.

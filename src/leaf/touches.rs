@@ -307,7 +307,7 @@ impl<'a> Touches<'a> {
         let dst_stride = self.len("dst_block_stride")?;
         self.read("src", Rows::many(blocks, len, src_stride))?;
         self.write("dst", Rows::many(blocks, len, dst_stride))?;
-        self.write("scratch", Rows::one(blocks * 16 + size))
+        self.write("scratch", Rows::one(2 * (blocks * 16 + size)))
     }
 
     fn softmax(&mut self) -> Done {

@@ -87,39 +87,49 @@ unsafe fn logarithm(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, 
 
 // x^−beta
 #[inline(always)]
-fn inverse_power(x: f32, beta: f32) -> f32 {
+fn inverse_powers(mut v: Lanes, beta: f32) -> Lanes {
     if beta == 0.75 {
-        1.0 / (x.sqrt() * x.sqrt().sqrt())
+        let mut root = [0.0; 16];
+        for (r, x) in root.iter_mut().zip(&v) {
+            *r = x.sqrt();
+        }
+        for (x, r) in v.iter_mut().zip(&root) {
+            *x = 1.0 / (*r * r.sqrt());
+        }
     } else {
-        pow(x, -beta)
+        for x in &mut v {
+            *x = pow(*x, -beta);
+        }
     }
+    v
 }
 
-// The squares of a pixel's channels, with size/2 zeros before and enough zeros after.
+// Lanes of the block that starts at channel `first` beyond the last channel to zero.
 #[inline(always)]
-unsafe fn squares(src: *const f32, stride: usize, channels: usize, size: usize, to: *mut f32) {
-    unsafe {
-        for i in 0..size / 2 {
-            *to.add(i) = 0.0;
-        }
-        let to = to.add(size / 2);
-        let mut first = 0;
-        while first < channels {
-            let mut v = load(src.add(first / 16 * stride), 16);
+fn without_tail(mut v: Lanes, first: usize, channels: usize) -> Lanes {
+    for (lane, x) in v.iter_mut().enumerate() {
+        *x = if first + lane < channels { *x } else { 0.0 };
+    }
+    v
+}
+
+// The squares of a pixel's channels, block by block.
+#[inline(always)]
+unsafe fn squares(src: *const f32, stride: usize, channels: usize, to: *mut f32) {
+    let mut first = 0;
+    while first < channels {
+        unsafe {
+            let mut v = without_tail(load(src.add(first / 16 * stride), 16), first, channels);
             for x in &mut v {
                 *x *= *x;
             }
             store(&v, to.add(first), 16);
-            first += 16;
         }
-        for i in channels..first + size - size / 2 {
-            *to.add(i) = 0.0;
-        }
+        first += 16;
     }
 }
 
 // Caffe's LRN across channels (lrn_layer.cpp) on neighbouring pixels of a blocked blob.
-// `scratch`: ceil16(channels) + size elements.
 #[inline(always)]
 unsafe fn lrn(
     src: *const f32,
@@ -135,29 +145,45 @@ unsafe fn lrn(
     k: f32,
     in_place: usize,
 ) {
+    // Squares of two pixels with zeros around: those of the next pixel are written
+    // before this one's are summed, or each sum would wait for its stores.
+    let half = (channels + 15) / 16 * 16 + size;
+    for i in 0..2 * half {
+        unsafe { *scratch.add(i) = 0.0 };
+    }
+    unsafe { squares(src, src_block_stride, channels, scratch.add(size / 2)) };
     for pixel in 0..pixels {
         unsafe {
+            if pixel + 1 < pixels {
+                let to = scratch.add((pixel + 1) % 2 * half + size / 2);
+                squares(src.add((pixel + 1) * 16), src_block_stride, channels, to);
+            }
+            let window = scratch.add(pixel % 2 * half);
             let src = src.add(pixel * 16);
             let dst = dst.add(pixel * 16);
-            squares(src, src_block_stride, channels, size, scratch);
             let mut first = 0;
             while first < channels {
                 let mut sum = [0.0f32; 16];
                 for i in 0..size {
-                    let square = load(scratch.add(first + i), 16);
+                    let square = load(window.add(first + i), 16);
                     for (s, q) in sum.iter_mut().zip(&square) {
                         *s += *q;
                     }
                 }
-                let mut v = load(src.add(first / 16 * src_block_stride), 16);
-                for (x, s) in v.iter_mut().zip(&sum) {
-                    let factor = inverse_power(k + alpha * *s, beta);
-                    // Caffe writes the factor over its input before it multiplies.
-                    *x = factor * if in_place == 1 { factor } else { *x };
+                for s in &mut sum {
+                    *s = k + alpha * *s;
                 }
-                for (lane, x) in v.iter_mut().enumerate() {
-                    *x = if first + lane < channels { *x } else { 0.0 };
+                let factor = inverse_powers(sum, beta);
+                // In place, Caffe writes the factor over its input before it multiplies.
+                let mut v = if in_place == 1 {
+                    factor
+                } else {
+                    load(src.add(first / 16 * src_block_stride), 16)
+                };
+                for (x, f) in v.iter_mut().zip(&factor) {
+                    *x *= *f;
                 }
+                let v = without_tail(v, first, channels);
                 store(&v, dst.add(first / 16 * dst_block_stride), 16);
                 first += 16;
             }

@@ -372,6 +372,27 @@ fn the_interpreter_shows_what_nothing_wrote() {
     assert!(outputs[0][4..].iter().all(|x| x.is_nan()));
 }
 
+#[test]
+fn multiply_and_add_are_fused_where_the_ir_says_so_only() {
+    for isa in isas() {
+        let text = |value: fn(Box<Expr>, Box<Expr>, Box<Expr>) -> Expr| {
+            let mut p = Program::empty(isa);
+            let (src, out) = (p.input(16), p.output(16));
+            let x = || Box::new(load(&at(src, 0, &[])));
+            p.step(&[], vec![map(16, at(out, 0, &[]), value(x(), x(), x()))]);
+            jit::clif(&p.check().unwrap()).unwrap()
+        };
+        let fused = text(Expr::Fma).contains(" fma ");
+        assert_eq!(fused, isa != Isa::Portable);
+        let apart = text(|a, b, c| {
+            let product = Expr::Binary(BinaryOp::Mul, a, b);
+            Expr::Binary(BinaryOp::Add, Box::new(product), c)
+        });
+        assert!(!apart.contains(" fma "));
+        assert!(apart.contains(" fmul ") && apart.contains(" fadd "));
+    }
+}
+
 // ---- random programs -----------------------------------------------------------
 
 /// Makes legal programs: each region writes a buffer of its own completely, reading

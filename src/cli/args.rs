@@ -1,0 +1,443 @@
+//! The command line as types.
+
+use caffec::frontend::FileKind;
+use caffec::frontend::proto::Phase;
+use caffec::ir::Shape;
+use caffec::leaf::Isa;
+use caffec::runtime::picture::{ChannelOrder, Size};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Compile legacy Caffe models to machine code or to one self-contained Rust file.
+///
+/// `caffec NET -o FILE` is short for `caffec compile NET -o FILE`.
+#[derive(Parser)]
+#[command(name = "caffec", version, max_term_width = 100, subcommand_required = true)]
+#[command(arg_required_else_help = true, infer_long_args = false)]
+#[command(after_help = "Exit codes: 0 done, 1 the model or an input is at fault, 2 wrong usage.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Write the net as one Rust source file (NET alone means this)
+    Compile(CompileArgs),
+    /// Run the net once on the given inputs
+    Run(RunArgs),
+    /// Time the net: fused against unfused, per chain and in total
+    Bench(BenchArgs),
+    /// Show layers, shapes, parameters, multiply-adds, memory and receptive fields
+    Summary(SummaryArgs),
+    /// Show the net at a stage of the compiler
+    Dump(DumpArgs),
+    /// Print a net or solver of any age in Caffe's current format
+    Upgrade(UpgradeArgs),
+    /// Tell whether a file is right, and if not where it is wrong
+    Check(CheckArgs),
+}
+
+/// Which net, and which of its layers.
+#[derive(Args)]
+pub struct NetArgs {
+    /// The net: prototxt or binary, of any Caffe format; `-` reads standard input
+    #[arg(value_name = "NET")]
+    pub net: PathBuf,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Shape of an input, for example data=1x3x227x227 (repeatable)
+    #[arg(long = "shape", value_name = "BLOB=DIMS", value_parser = shape)]
+    pub shapes: Vec<(String, Shape)>,
+}
+
+/// The net state that layers are chosen by.
+#[derive(Args, Default)]
+pub struct StateArgs {
+    /// Phase that layers are chosen by
+    #[arg(long, value_name = "TEST|TRAIN", default_value = "TEST", value_enum, ignore_case = true)]
+    pub phase: PhaseArg,
+    /// Level that layers are chosen by
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub level: i32,
+    /// Stage that layers are chosen by (repeatable)
+    #[arg(long = "stage", value_name = "NAME")]
+    pub stages: Vec<String>,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum PhaseArg {
+    #[default]
+    Test,
+    Train,
+}
+
+impl From<PhaseArg> for Phase {
+    fn from(phase: PhaseArg) -> Phase {
+        match phase {
+            PhaseArg::Test => Phase::Test,
+            PhaseArg::Train => Phase::Train,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum KindArg {
+    Net,
+    Solver,
+}
+
+impl From<KindArg> for FileKind {
+    fn from(kind: KindArg) -> FileKind {
+        match kind {
+            KindArg::Net => FileKind::Net,
+            KindArg::Solver => FileKind::Solver,
+        }
+    }
+}
+
+/// Where the parameters come from.
+#[derive(Args)]
+pub struct WeightArgs {
+    /// Trained weights, a .caffemodel (repeatable: later ones replace)
+    #[arg(short, long = "weights", value_name = "FILE")]
+    pub weights: Vec<PathBuf>,
+    /// Use seeded stand-ins that keep every blob alive; the default without weights, with seed 1
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "1", conflicts_with_all = ["weights", "allow_missing_weights"])]
+    pub random_weights: Option<u64>,
+    /// Parameters without weights keep what Caffe's filler gives them
+    #[arg(long)]
+    pub allow_missing_weights: bool,
+}
+
+/// How the net is lowered and run.
+#[derive(Args)]
+pub struct EngineArgs {
+    /// One layer at a time: no epilogues, no chains
+    #[arg(long)]
+    pub no_fuse: bool,
+    /// Instruction set
+    #[arg(long, value_enum, default_value = "native")]
+    pub isa: IsaArg,
+    /// What runs the net
+    #[arg(long, value_enum, default_value = "jit")]
+    pub backend: Backend,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IsaArg {
+    /// The best that this machine has
+    Native,
+    Avx512,
+    Avx2,
+    Portable,
+}
+
+impl IsaArg {
+    /// `None` for [`IsaArg::Native`].
+    pub fn named(self) -> Option<Isa> {
+        match self {
+            IsaArg::Native => None,
+            IsaArg::Avx512 => Some(Isa::Avx512),
+            IsaArg::Avx2 => Some(Isa::Avx2),
+            IsaArg::Portable => Some(Isa::Portable),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// Machine code, made by Cranelift
+    Jit,
+    /// The kernel program, step by step
+    Interp,
+    /// Caffe's layers as naive loops, summed in f64
+    Reference,
+}
+
+/// What feeds the net.
+#[derive(Args)]
+pub struct InputArgs {
+    /// Feed an input from npy, npz, raw f32, PNG or JPEG; the name may be left out if
+    /// there is one input; files of one input are stacked along the batch (repeatable)
+    #[arg(short, long = "input", value_name = "[BLOB=]FILE", value_parser = input)]
+    pub inputs: Vec<Input>,
+    /// Each input takes the shape of its file
+    #[arg(long)]
+    pub reshape: bool,
+    /// Pictures: stretch to this size first, N or HxW; without --crop the centre is taken
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub resize: Option<Size>,
+    /// Pictures: cut the centre out, N or HxW
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub crop: Option<Size>,
+    /// Pictures: subtract one value, one per channel (104,117,123), or the mean image of
+    /// a .npy or .binaryproto file
+    #[arg(long, value_name = "VALUES|FILE", allow_hyphen_values = true)]
+    pub mean: Option<String>,
+    /// Pictures: multiply by this after the mean [default: 1]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub scale: Option<f32>,
+    /// Pictures: order of the channels [default: bgr, as Caffe's nets are trained]
+    #[arg(long, value_enum)]
+    pub channel_order: Option<OrderArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum OrderArg {
+    Bgr,
+    Rgb,
+}
+
+impl From<OrderArg> for ChannelOrder {
+    fn from(order: OrderArg) -> ChannelOrder {
+        match order {
+            OrderArg::Bgr => ChannelOrder::Bgr,
+            OrderArg::Rgb => ChannelOrder::Rgb,
+        }
+    }
+}
+
+/// `-i blob=file` or `-i file`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Input {
+    pub blob: Option<String>,
+    pub file: PathBuf,
+}
+
+#[derive(Args)]
+pub struct CompileArgs {
+    #[command(flatten)]
+    pub net: NetArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// The Rust file to write; the weights go beside it, as FILE with .weights for .rs
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Batch size: replaces axis 0 of every input
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub batch: Option<usize>,
+    /// Give this interior blob as an output as well (repeatable)
+    #[arg(long = "blob", value_name = "NAME")]
+    pub blobs: Vec<String>,
+    /// One layer at a time: no epilogues, no chains
+    #[arg(long)]
+    pub no_fuse: bool,
+    /// Instruction set; native stands for all, chosen where the program runs
+    #[arg(long, value_enum, default_value = "native")]
+    pub isa: IsaArg,
+    /// Put the weights into the binary (include_bytes! of the weights file)
+    #[arg(long)]
+    pub embed: bool,
+    /// Add a main program that runs the net on files
+    #[arg(long)]
+    pub main: bool,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub net: NetArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Batch size: replaces axis 0 of every input
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub batch: Option<usize>,
+    /// Number of threads [default: all of the machine]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Write each output and --blob to DIR/<blob>.npy ('/' in a name becomes '_')
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Also give this interior blob, as Caffe would hold it (repeatable)
+    #[arg(long = "blob", value_name = "NAME")]
+    pub blobs: Vec<String>,
+    /// Names of the classes, one a line
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// Show the K largest values of each output [default with --labels: 5]
+    #[arg(long, value_name = "K", value_parser = positive)]
+    pub top: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub net: NetArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Batch sizes, for example 1,16 [default: the net's]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    pub batch: Vec<usize>,
+    /// Numbers of threads, for example 1,2
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    #[arg(default_value = "1")]
+    pub threads: Vec<usize>,
+    /// Timed runs of each contestant [default: as many as fit into 3 seconds]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub runs: Option<usize>,
+    /// Measure one setting and write its outputs to DIR
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Stay up and serve timed runs over stdin and stdout, one JSON object a line
+    #[arg(long)]
+    pub worker: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct SummaryArgs {
+    #[command(flatten)]
+    pub net: NetArgs,
+    /// Batch size: replaces axis 0 of every input
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub batch: Option<usize>,
+    /// Print one JSON object (docs/JSON.md)
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DumpArgs {
+    #[command(flatten)]
+    pub net: NetArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// Where to look
+    #[arg(long, value_enum)]
+    pub at: Stage,
+    /// What the file is, where it could be either (only --at proto)
+    #[arg(long = "as", value_enum, value_name = "KIND")]
+    pub kind: Option<KindArg>,
+    /// Batch size: replaces axis 0 of every input
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub batch: Option<usize>,
+    /// Give this interior blob as an output as well (repeatable)
+    #[arg(long = "blob", value_name = "NAME")]
+    pub blobs: Vec<String>,
+    /// One layer at a time: no epilogues, no chains
+    #[arg(long)]
+    pub no_fuse: bool,
+    /// Instruction set
+    #[arg(long, value_enum, default_value = "native")]
+    pub isa: IsaArg,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// The file as read, in canonical text format, before any upgrade
+    Proto,
+    /// The graph of layers with all shapes
+    Ir,
+    /// The graph after the passes
+    Fused,
+    /// The kernel program: loops, fused expressions, leaf calls
+    Kernel,
+    /// What Cranelift is given
+    Clif,
+    /// The Rust source
+    Rust,
+}
+
+#[derive(Args)]
+pub struct UpgradeArgs {
+    /// The net or solver; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What the file is, where it could be either
+    #[arg(long = "as", value_enum, value_name = "KIND")]
+    pub kind: Option<KindArg>,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    /// The net or solver; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What the file is, where it could be either
+    #[arg(long = "as", value_enum, value_name = "KIND")]
+    pub kind: Option<KindArg>,
+    /// Only whether it can be read: no upgrade, no layers, no shapes
+    #[arg(long)]
+    pub syntax: bool,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Shape of an input, for example data=1x3x227x227 (repeatable)
+    #[arg(long = "shape", value_name = "BLOB=DIMS", value_parser = shape)]
+    pub shapes: Vec<(String, Shape)>,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number from 1 on".into()),
+        Ok(n) => Ok(n),
+    }
+}
+
+/// `data=1x3x227x227`.
+fn shape(text: &str) -> Result<(String, Shape), String> {
+    let expected = || "expected BLOB=DIMS, for example data=1x3x227x227".to_string();
+    let (blob, dims) = text.rsplit_once('=').ok_or_else(expected)?;
+    let dims: Result<Vec<usize>, _> = dims.split(['x', '×', ',']).map(str::parse).collect();
+    let shape = Shape::new(dims.map_err(|_| expected())?).map_err(|e| e.to_string())?;
+    Ok((blob.to_string(), shape))
+}
+
+/// `256` or `240x320`, height first.
+fn size(text: &str) -> Result<Size, String> {
+    let (height, width) = text.split_once(['x', '×']).unwrap_or((text, text));
+    let number = |t: &str| positive(t).map_err(|_| "expected N or HEIGHTxWIDTH".to_string());
+    Ok((number(height)?, number(width)?))
+}
+
+fn input(text: &str) -> Result<Input, String> {
+    let (blob, file) = match text.split_once('=') {
+        Some((blob, file)) => (Some(blob.to_string()), file),
+        None => (None, text),
+    };
+    match file {
+        "" => Err("expected BLOB=FILE".into()),
+        file => Ok(Input {
+            blob,
+            file: file.into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_options() {
+        let (blob, dims) = shape("data=1x3x2").unwrap();
+        assert_eq!((blob.as_str(), dims.dims()), ("data", &[1, 3, 2][..]));
+        assert!(shape("1x3x2").is_err());
+        assert!(shape("data=1x-3").is_err());
+        assert!(shape("data=99999x99999x9").is_err());
+        assert_eq!(size("256"), Ok((256, 256)));
+        assert_eq!(size("2x3"), Ok((2, 3)));
+        assert!(size("0").is_err());
+        assert_eq!(input("x.npy").unwrap().blob, None);
+        assert_eq!(input("a=b=c").unwrap().file, PathBuf::from("b=c"));
+        assert!(input("a=").is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! `caffec compile`: the net as one Rust source file, and its weights beside it.
+
+use super::args::{CompileArgs, IsaArg, WeightArgs};
+use super::talk::{self, Progress};
+use super::{Outcome, model};
+use caffec::backend::rust::{Emit, Weights, write_weights};
+use caffec::diag::{Result, Sources};
+use caffec::ir::Valid;
+use caffec::kernel::Checked;
+use caffec::leaf::Isa;
+use caffec::runtime::tensor_file::Staged;
+use caffec::summary::human_bytes;
+use caffec::runtime::exec::Engine;
+use caffec::{Plan, plan};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
+    let weights_path = args.output.with_extension("weights");
+    if weights_path == args.output {
+        let message = "-o: the Rust file cannot be called .weights, the weights go there";
+        return Err(super::Failure::Usage(message.into()));
+    }
+    let loaded = model::load(&args.net, sources)?;
+    let mut wishes = model::wishes(&args.net, args.batch, &args.blobs);
+    wishes.fed = Some(BTreeSet::new());
+    let mut graph = loaded.graph(&wishes, sources)?;
+    let origin = weights_origin(&args.weights, &mut graph)?;
+    let plans = plan_all(&graph, args.isa, args.no_fuse)?;
+    let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();
+    let progress = Progress::new("packing weights");
+    let block = plans[0].pack()?;
+    let file_name = weights_path.file_name().unwrap_or_default().to_string_lossy();
+    progress.now("writing");
+    let source = Emit {
+        programs: &programs,
+        prototxt: &base_name(&loaded.name),
+        prototxt_sha256: &loaded.sha256,
+        weights_sha256: &origin,
+        weights: match args.embed {
+            true => Weights::Embed(&file_name),
+            false => Weights::File,
+        },
+        main: args.main,
+    }
+    .source();
+    let mut staged = Staged::default();
+    staged.write(&args.output, |out| out.write_all(source.as_bytes()))?;
+    staged.write(&weights_path, |mut out| write_weights(&mut out, &programs, &block))?;
+    staged.commit()?;
+    drop(progress);
+    talk::say(&format!(
+        "wrote {} ({}) and {} ({})",
+        args.output.display(),
+        human_bytes(source.len() as u64),
+        weights_path.display(),
+        human_bytes(block.len() as u64 * 4)
+    ));
+    Ok(())
+}
+
+/// Fills the weights in; tells the header what they were made of.
+pub fn weights_origin(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
+    let origin = model::fill_weights(args, graph)?;
+    match args.weights.is_empty() {
+        true => Ok(origin),
+        false => model::sha256_of(&args.weights),
+    }
+}
+
+/// The net for one instruction set, or for all if none is named.
+pub fn plan_all(graph: &Valid, isa: IsaArg, no_fuse: bool) -> Result<Vec<Plan>> {
+    let _progress = Progress::new("compiling");
+    let isas = match isa.named() {
+        Some(isa) => vec![isa],
+        None => Isa::ALL.to_vec(),
+    };
+    let one = |isa| plan(graph.clone(), &model::options(no_fuse, isa, Engine::Jit));
+    isas.into_iter().map(one).collect()
+}
+
+/// The last part of a path, so that headers do not depend on folders.
+pub fn base_name(path: &str) -> String {
+    let name = Path::new(path).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}

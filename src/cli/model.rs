@@ -1,0 +1,244 @@
+//! The net, its weights and its program, as the arguments ask for them.
+
+use super::args::{Backend, EngineArgs, NetArgs, StateArgs, WeightArgs};
+use super::talk::{self, Progress};
+use super::{Failure, IsaArg};
+use caffec::diag::{Diagnostic, Result, Sources};
+use caffec::frontend::binary::WeightsFile;
+use caffec::frontend::weights::{self, Missing, Named};
+use caffec::frontend::{Net, State, load_net};
+use caffec::ir::{self, BlobId, Built, Shape, Tensor, Valid};
+use caffec::leaf::Isa;
+use caffec::runtime::exec::{Context, Engine, Executable};
+use caffec::lower::Chains;
+use caffec::passes::Fuse;
+use caffec::{Options, Plan, plan};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Largest net that is read, text or binary.
+const MAX_NET_BYTES: u64 = 1 << 31;
+
+/// A net that has been read.
+pub struct Model {
+    /// The file, as messages name it.
+    pub name: String,
+    pub sha256: String,
+    pub net: Net,
+}
+
+/// The name and content of a file; `-` is standard input.
+pub fn read_file(path: &Path) -> Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut read = |from: &mut dyn Read| from.take(MAX_NET_BYTES + 1).read_to_end(&mut bytes);
+    let name = match path.as_os_str() == "-" {
+        true => "<stdin>".to_string(),
+        false => path.display().to_string(),
+    };
+    let done = match path.as_os_str() == "-" {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(path).and_then(|mut file| read(&mut file)),
+    };
+    done.map_err(|e| Diagnostic::io(name.as_ref(), &e))?;
+    if bytes.len() as u64 > MAX_NET_BYTES {
+        let message = format!("{name}: more than 2 GiB, too large for a net");
+        return Err(Diagnostic::invalid(message).into());
+    }
+    Ok((name, bytes))
+}
+
+impl From<&StateArgs> for State {
+    fn from(args: &StateArgs) -> State {
+        State {
+            phase: args.phase.into(),
+            level: args.level,
+            stages: args.stages.clone(),
+        }
+    }
+}
+
+/// Reads the net; says what was lost on the way.
+pub fn load(args: &NetArgs, sources: &mut Sources) -> Result<Model> {
+    load_state(&args.net, &args.state, sources)
+}
+
+pub fn load_state(path: &Path, state: &StateArgs, sources: &mut Sources) -> Result<Model> {
+    let (name, bytes) = read_file(path)?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    let net = load_net(&name, bytes, sources, &state.into())?;
+    talk::notes(sources, &net.notes);
+    Ok(Model { name, sha256, net })
+}
+
+/// What to build, before any input is looked at.
+pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Options {
+    ir::Options {
+        phase: args.state.phase.into(),
+        shapes: args.shapes.iter().cloned().collect(),
+        batch,
+        blobs: blobs.to_vec(),
+        ..ir::Options::default()
+    }
+}
+
+impl Model {
+    pub fn build(&self, options: &ir::Options) -> Built {
+        ir::build(&self.net, options)
+    }
+
+    /// The graph, with the notes said. A net without a name takes its file's.
+    pub fn graph(&self, options: &ir::Options, sources: &Sources) -> Result<Valid> {
+        let (mut graph, notes) = self.build(options).valid()?;
+        talk::notes(sources, &notes);
+        if graph.name.is_empty() {
+            let stem = Path::new(&self.name).file_stem().unwrap_or_default();
+            let stem = stem.to_string_lossy().into_owned();
+            graph.edit("naming", |g| g.name = stem);
+        }
+        Ok(graph)
+    }
+}
+
+/// Gives the graph its parameters; tells what they come from, in one line.
+pub fn fill_weights(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
+    let progress = Progress::new("reading weights");
+    let files: Result<Vec<WeightsFile>> =
+        args.weights.iter().map(|path| WeightsFile::open(path)).collect();
+    let files = files?;
+    let names: Vec<String> = args.weights.iter().map(|p| p.display().to_string()).collect();
+    let named: Vec<Named> = names.iter().map(String::as_str).zip(&files).collect();
+    let seed = args.random_weights.unwrap_or(1);
+    let missing = match (args.allow_missing_weights, files.is_empty()) {
+        (true, _) => Missing::Fill(seed),
+        (false, true) => Missing::Random(seed),
+        (false, false) => Missing::Refuse,
+    };
+    graph.edit("weights", |g| weights::load(g, &named, missing))?;
+    drop(progress);
+    if missing == Missing::Random(seed) && args.random_weights.is_none() {
+        talk::say("note: no weights given: using seeded stand-ins (--random-weights=1)");
+    }
+    Ok(match missing {
+        Missing::Random(seed) => format!("none; seeded stand-ins, seed {seed}"),
+        _ if files.is_empty() => "none; the values of Caffe's fillers".to_string(),
+        _ => "read".to_string(),
+    })
+}
+
+/// SHA-256 of files, in their order.
+pub fn sha256_of(paths: &[PathBuf]) -> Result<String> {
+    let digest = |path: &PathBuf| {
+        let mut hasher = Sha256::new();
+        File::open(path)
+            .and_then(|mut file| {
+                let mut buffer = vec![0; 1 << 16];
+                loop {
+                    match file.read(&mut buffer)? {
+                        0 => return Ok(()),
+                        n => hasher.update(&buffer[..n]),
+                    }
+                }
+            })
+            .map_err(|e| Diagnostic::io(path, &e))?;
+        Ok(hex(&hasher.finalize()))
+    };
+    let all: Result<Vec<String>> = paths.iter().map(digest).collect();
+    Ok(all?.join(" "))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The instruction set that a net is to run on here. Errors: the CPU lacks it.
+pub fn isa(arg: IsaArg) -> Result<Isa, Failure> {
+    let isa = arg.named().unwrap_or_else(Isa::detect);
+    match isa.available() {
+        true => Ok(isa),
+        false => Err(Diagnostic::invalid(format!(
+            "--isa {isa}: this CPU does not have it (its best is {})",
+            Isa::detect()
+        ))
+        .into()),
+    }
+}
+
+/// Everything that helps, or one layer at a time.
+pub fn options(no_fuse: bool, isa: Isa, engine: Engine) -> Options {
+    let (fuse, chains) = match no_fuse {
+        true => (Fuse::None, Chains::Never),
+        false => (Fuse::All, Chains::WhereItPays),
+    };
+    Options {
+        isa,
+        fuse,
+        chains,
+        engine,
+    }
+}
+
+/// A net that can be run.
+pub enum Machine {
+    Reference { graph: Valid, outputs: Vec<BlobId> },
+    Program { exe: Box<Executable>, context: Context },
+}
+
+impl Machine {
+    /// Compiles `graph`, whose parameters have data, for the backend asked for.
+    pub fn new(graph: Valid, args: &EngineArgs, isa: Isa, threads: usize) -> Result<Self> {
+        let engine = match args.backend {
+            Backend::Jit => Engine::Jit,
+            Backend::Interp => Engine::Interpreter,
+            Backend::Reference => {
+                let outputs = graph.outputs.clone();
+                return Ok(Machine::Reference { graph, outputs });
+            }
+        };
+        let options = options(args.no_fuse, isa, engine);
+        let exe = Box::new(executable(graph, &options)?.0);
+        let context = exe.context(threads)?;
+        Ok(Machine::Program { exe, context })
+    }
+
+    /// One forward pass; `outputs` have the shapes of the graph's outputs.
+    pub fn run(&mut self, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+        match self {
+            Machine::Reference {
+                graph,
+                outputs: wanted,
+            } => {
+                for (to, from) in outputs.iter_mut().zip(ir::reference::run(graph, inputs, wanted)?)
+                {
+                    *to = from;
+                }
+                Ok(())
+            }
+            Machine::Program { exe, context } => {
+                let inputs: Vec<&[f32]> = inputs.iter().map(|t| t.data.as_slice()).collect();
+                let mut outputs: Vec<&mut [f32]> =
+                    outputs.iter_mut().map(|t| t.data.as_mut_slice()).collect();
+                exe.run(context, &inputs, &mut outputs)
+            }
+        }
+    }
+}
+
+/// Compiles and packs, telling how far it is; also gives the graph after the passes.
+pub fn executable(graph: Valid, options: &Options) -> Result<(Executable, Valid)> {
+    let progress = Progress::new("compiling");
+    let plan = plan(graph, options)?;
+    progress.now("packing weights");
+    let weights = plan.pack()?;
+    progress.now("making code");
+    let Plan { graph, program, .. } = plan;
+    let exe = Executable::new(program, weights, options.engine)?;
+    Ok((exe, graph))
+}
+
+/// Name and shape of each output.
+pub fn outputs(graph: &Valid) -> Vec<(String, Shape)> {
+    let named = graph.outputs.iter().map(|&b| &graph[b]);
+    named.map(|b| (b.name.clone(), b.shape.clone())).collect()
+}

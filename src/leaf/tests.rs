@@ -1075,3 +1075,31 @@ fn the_table_is_complete() {
     assert!("sse".parse::<Isa>().is_err());
     assert!(Isa::detect().available());
 }
+
+#[test]
+fn sources_stand_alone_and_call_no_libm() {
+    let libm = [
+        "mul_add", "floor", "ceil", "round", "trunc", "exp", "exp2", "ln", "powf", "powi", "tanh",
+    ];
+    for leaf in every_leaf() {
+        let source = leaf.source(Isa::Portable);
+        for (name, text) in source.modules {
+            for line in text.lines() {
+                let inner = line.trim_start();
+                assert!(
+                    !inner.starts_with("//!") && !inner.starts_with("#!["),
+                    "{name}: {line}"
+                );
+                assert!(!line.contains("crate::"), "{name}: {line}");
+                if let Some(path) = inner.strip_prefix("use super::") {
+                    let used = path.split("::").next().unwrap();
+                    assert!(source.modules.iter().any(|m| m.0 == used), "{name}: {line}");
+                } else if inner.starts_with("use ") {
+                    assert!(inner.starts_with("use std::"), "{name}: {line}");
+                }
+                let call = libm.iter().find(|f| line.contains(&format!(".{f}(")));
+                assert!(call.is_none(), "{name}: {line}");
+            }
+        }
+    }
+}

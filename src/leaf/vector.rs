@@ -147,7 +147,7 @@ unsafe fn lrn(
 ) {
     // Squares of two pixels with zeros around: those of the next pixel are written
     // before this one's are summed, or each sum would wait for its stores.
-    let half = (channels + 15) / 16 * 16 + size;
+    let half = channels.div_ceil(16) * 16 + size;
     for i in 0..2 * half {
         unsafe { *scratch.add(i) = 0.0 };
     }

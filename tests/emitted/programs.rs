@@ -344,7 +344,7 @@ pub fn leaves(isa: Isa) -> Checked {
             buffer("c", Place::Arena(1600), 32 * PIXELS),
             buffer("w", Place::Weights(0), 1024),
             buffer("bias", Place::Weights(1024), 32),
-            buffer("scratch", Place::Scratch(0), 48),
+            buffer("scratch", Place::Scratch(0), 128),
         ],
         tables: vec![vec![0, 400]],
         steps: vec![
@@ -378,7 +378,7 @@ pub fn leaves(isa: Isa) -> Checked {
         ],
         arena_len: 2400,
         weights_len: LEAVES_WEIGHTS,
-        scratch_len: 48,
+        scratch_len: 128,
     };
     program.check().expect("the test's program is right")
 }

@@ -6,6 +6,7 @@
 
 use crate::diag::clean;
 use crate::ir::{BlobId, Built, Graph, Node, Shape};
+use crate::kernel::Program;
 use crate::layers::Taps;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
@@ -16,6 +17,8 @@ pub const JSON_VERSION: u32 = 1;
 
 pub struct Summary<'a> {
     graph: &'a Graph,
+    /// Memory of the compiled net, fused and unfused, where it could be planned.
+    pub planned: Option<[Memory; 2]>,
     pub layers: Vec<Row<'a>>,
     /// Name and type of the layers that could not be built.
     pub incomplete: Vec<(String, String)>,
@@ -44,6 +47,35 @@ pub struct Totals {
     pub macs: u64,
     /// Each blob in memory of its own, as Caffe holds them.
     pub activation_bytes: u64,
+}
+
+/// What a compiled net takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    /// Activations, for each forward pass at a time.
+    pub activations: u64,
+    pub weights: u64,
+    /// For each thread.
+    pub scratch: u64,
+}
+
+impl Memory {
+    pub fn of(program: &Program) -> Memory {
+        let bytes = |len: usize| len as u64 * 4;
+        Memory {
+            activations: bytes(program.arena_len),
+            weights: bytes(program.weights_len),
+            scratch: bytes(program.scratch_len),
+        }
+    }
+
+    fn json(self) -> Value {
+        json!({
+            "activation_bytes": self.activations,
+            "weight_bytes": self.weights,
+            "scratch_bytes_per_thread": self.scratch,
+        })
+    }
 }
 
 /// The part of the input that the first position of a blob depends on, in pixels
@@ -115,6 +147,7 @@ impl<'a> Summary<'a> {
         let incomplete = built.incomplete.iter();
         Summary {
             graph,
+            planned: None,
             incomplete: incomplete
                 .map(|l| (l.name.clone(), l.type_name.clone()))
                 .collect(),
@@ -269,6 +302,9 @@ impl Summary<'_> {
                 "activation_bytes": self.totals.activation_bytes,
             },
         });
+        if let Some([fused, unfused]) = self.planned {
+            json["memory"] = json!({"fused": fused.json(), "unfused": unfused.json()});
+        }
         if !self.incomplete.is_empty() {
             let incomplete = self.incomplete.iter();
             json["incomplete"] = incomplete
@@ -406,13 +442,24 @@ impl Summary<'_> {
             true => String::new(),
             false => format!(", {} without shared ones twice", thousands(unique_params)),
         };
-        format!(
-            "\nparameters     {} ({}{shared})\nmultiply-adds  {}\nactivations    {}, each blob in memory of its own\n",
+        let mut out = format!(
+            "\nparameters       {} ({}{shared})\nmultiply-adds    {}\nactivations      {}, each blob in memory of its own\n",
             thousands(params),
             human_bytes(unique_params * 4),
             thousands(macs),
             human_bytes(activation_bytes),
-        )
+        );
+        let kinds = ["planned, fused", "planned, unfused"];
+        for (kind, memory) in kinds.iter().zip(self.planned.iter().flatten()) {
+            let [activations, weights, scratch] =
+                [memory.activations, memory.weights, memory.scratch].map(human_bytes);
+            writeln!(
+                out,
+                "{kind:<16} {activations} activations, {weights} packed weights, {scratch} scratch a thread"
+            )
+            .expect("a string takes it");
+        }
+        out
     }
 }
 
@@ -428,7 +475,7 @@ pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

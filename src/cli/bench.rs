@@ -59,6 +59,7 @@ impl Setting {
         };
         let isa = model::isa(args.engine.isa)?;
         let loaded = model::load(&args.net, sources)?;
+        model::note_stand_ins(&args.weights);
         let wishes = model::wishes(&args.net, args.batch.first().copied(), &[]);
         let (mut graph, inputs) = match args.inputs.inputs.is_empty() {
             true => stand_ins(&loaded, wishes, sources)?,
@@ -214,6 +215,7 @@ impl std::fmt::Display for Stats {
 fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
     let loaded = model::load(&args.net, sources)?;
+    model::note_stand_ins(&args.weights);
     let batches: Vec<Option<usize>> = match args.batch.as_slice() {
         [] => vec![None],
         batches => batches.iter().copied().map(Some).collect(),

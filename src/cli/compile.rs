@@ -22,6 +22,7 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         return Err(super::Failure::Usage(message.into()));
     }
     let loaded = model::load(&args.net, sources)?;
+    model::note_stand_ins(&args.weights);
     let mut wishes = model::wishes(&args.net, args.batch, &args.blobs);
     wishes.fed = Some(BTreeSet::new());
     let mut graph = loaded.graph(&wishes, sources)?;
@@ -49,6 +50,11 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
     .source();
     let mut staged = Staged::default();
     staged.write(&args.output, |out| out.write_all(source.as_bytes()))?;
+    if !is_file_or_new(&args.output) {
+        drop(progress);
+        talk::say("note: the output is not a file: no weights file is written beside it");
+        return Ok(());
+    }
     staged.write(&weights_path, |mut out| {
         write_weights(&mut out, &programs, &block)
     })?;
@@ -62,6 +68,11 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         human_bytes(block.len() as u64 * 4)
     ));
     Ok(())
+}
+
+/// Not a pipe, `/dev/null` and the like, beside which nothing belongs.
+fn is_file_or_new(path: &Path) -> bool {
+    path.metadata().map_or(true, |m| m.is_file())
 }
 
 /// Fills the weights in; tells the header what they were made of.

@@ -37,6 +37,7 @@ fn compiled(args: &DumpArgs, sources: &mut Sources) -> Result<String, Failure> {
     if args.at == Stage::Ir {
         return Ok(graph.dump());
     }
+    model::note_stand_ins(&args.weights);
     let origin = weights_origin(&args.weights, &mut graph)?;
     if args.at == Stage::Rust {
         let plans = plan_all(&graph, args.isa, args.no_fuse)?;

@@ -44,13 +44,7 @@ pub fn feed(
         if tensors.contains_key(&blob.name) {
             continue;
         }
-        let Some(paths) = files.get(&blob.name) else {
-            let value = declared.defaults.get(&input);
-            let value = *value.ok_or_else(|| unfed(&declared))?;
-            let data = vec![value; blob.shape.count()];
-            tensors.insert(blob.name.clone(), Tensor::new(blob.shape.clone(), data));
-            continue;
-        };
+        let paths = files.get(&blob.name).ok_or_else(|| unfed(&declared))?;
         let wanted = Wanted {
             blob: &blob.name,
             shape: &blob.shape,
@@ -123,21 +117,21 @@ fn name_the_rest(args: &InputArgs, graph: &Graph, files: &mut Files) -> Result<(
     Ok(())
 }
 
-fn known<'a>(graph: &Graph, names: impl Iterator<Item = &'a String>) -> Result<()> {
+fn known<'a>(graph: &Graph, mut names: impl Iterator<Item = &'a String>) -> Result<()> {
     let inputs: Vec<&str> = graph
         .inputs
         .iter()
         .map(|&b| graph[b].name.as_str())
         .collect();
-    for name in names.filter(|n| !inputs.contains(&n.as_str())) {
-        let d = Diagnostic::invalid(format!("-i: the net has no input `{name}`"));
-        return Err(match did_you_mean(name, inputs.iter().copied()) {
-            Some(near) => d.help(format!("did you mean `{near}`?")),
-            None => d.help(inputs_of(graph)),
-        }
-        .into());
+    let Some(name) = names.find(|n| !inputs.contains(&n.as_str())) else {
+        return Ok(());
+    };
+    let d = Diagnostic::invalid(format!("-i: the net has no input `{name}`"));
+    Err(match did_you_mean(name, inputs.iter().copied()) {
+        Some(near) => d.help(format!("did you mean `{near}`?")),
+        None => d.help(inputs_of(graph)),
     }
-    Ok(())
+    .into())
 }
 
 fn unfed(graph: &Graph) -> Failure {

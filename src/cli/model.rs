@@ -78,7 +78,8 @@ pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Opt
         shapes: args.shapes.iter().cloned().collect(),
         batch,
         blobs: blobs.to_vec(),
-        ..ir::Options::default()
+        fill_dummy_data: true,
+        fed: None,
     }
 }
 
@@ -97,6 +98,13 @@ impl Model {
             graph.edit("naming", |g| g.name = stem);
         }
         Ok(graph)
+    }
+}
+
+/// Says that there are no weights, once for a command.
+pub fn note_stand_ins(args: &WeightArgs) {
+    if args.weights.is_empty() && args.random_weights.is_none() && !args.allow_missing_weights {
+        talk::say("note: no weights given: using seeded stand-ins (--random-weights=1)");
     }
 }
 
@@ -123,12 +131,9 @@ pub fn fill_weights(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
     };
     graph.edit("weights", |g| weights::load(g, &named, missing))?;
     drop(progress);
-    if missing == Missing::Random(seed) && args.random_weights.is_none() {
-        talk::say("note: no weights given: using seeded stand-ins (--random-weights=1)");
-    }
     Ok(match missing {
-        Missing::Random(seed) => format!("none; seeded stand-ins, seed {seed}"),
-        _ if files.is_empty() => "none; the values of Caffe's fillers".to_string(),
+        Missing::Random(seed) => format!("none (seeded stand-ins, seed {seed})"),
+        _ if files.is_empty() => "none (the values of Caffe's fillers)".to_string(),
         _ => "read".to_string(),
     })
 }

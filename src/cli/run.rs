@@ -17,6 +17,7 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
     let top = top(args)?;
     let loaded = model::load(&args.net, sources)?;
+    model::note_stand_ins(&args.weights);
     let wishes = model::wishes(&args.net, args.batch, &args.blobs);
     let (mut graph, inputs) = inputs::feed(&args.inputs, &loaded, wishes, sources)?;
     let outputs = model::outputs(&graph);

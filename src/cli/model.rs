@@ -78,7 +78,6 @@ pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Opt
         shapes: args.shapes.iter().cloned().collect(),
         batch,
         blobs: blobs.to_vec(),
-        fill_dummy_data: true,
         fed: None,
     }
 }

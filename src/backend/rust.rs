@@ -74,7 +74,8 @@ impl Emit<'_> {
         }
         let mut out = self.header();
         out += &pretty(self.interface());
-        out += "\n/// What is behind the interface.\n";
+        out +=
+            "\n/// What is behind the interface: steps and tables, and the files that they need.\n";
         out += "#[allow(dead_code, unused_variables, unused_unsafe, clippy::all)]\n";
         out += &self.parts();
         out

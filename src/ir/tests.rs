@@ -88,16 +88,16 @@ fn what_caffe_refuses() {
         ),
         (
             relu("xx", "y"),
-            "n:2:36: error: layer `xxy`: no layer makes bottom `xx`",
+            "n:2:34: error: layer `xxy`: no layer makes bottom `xx`\n  help: did you mean `x`?",
         ),
         (
             relu("y", "z") + &relu("x", "y"),
-            "n:2:34: error: layer `yz`: no layer makes bottom `y`\n\
+            "n:2:33: error: layer `yz`: no layer makes bottom `y`\n\
              n:3:1: note: a later layer makes it",
         ),
         (
             relu("t", "y") + "layer { name: 'd' type: 'Data' top: 't' include { phase: TRAIN } }",
-            "n:2:34: error: layer `ty`: no layer makes bottom `t`\n\
+            "n:2:33: error: layer `ty`: no layer makes bottom `t`\n\
              n:3:1: note: a layer of another phase, level or stage makes it",
         ),
         (

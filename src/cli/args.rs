@@ -264,7 +264,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: Option<usize>,
     /// Number of threads [default: all of the machine]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Write outputs and --blob to DIR/<blob>.npy ('/' becomes '_')
     #[arg(long, value_name = "DIR")]
@@ -297,7 +297,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
     pub batch: Vec<usize>,
     /// Numbers of threads, for example 1,2
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = threads)]
     #[arg(default_value = "1")]
     pub threads: Vec<usize>,
     /// Timed runs of each contestant [default: as many as fit into 3 seconds]
@@ -403,6 +403,14 @@ fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a number from 1 on".into()),
         Ok(n) => Ok(n),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    match positive(text) {
+        Ok(n) if n <= MOST => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
     }
 }
 

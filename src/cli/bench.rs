@@ -59,7 +59,6 @@ impl Setting {
         };
         let isa = model::isa(args.engine.isa)?;
         let loaded = model::load(&args.net, sources)?;
-        model::note_stand_ins(&args.weights);
         let wishes = model::wishes(&args.net, args.batch.first().copied(), &[]);
         let (mut graph, inputs) = match args.inputs.inputs.is_empty() {
             true => stand_ins(&loaded, wishes, sources)?,
@@ -69,6 +68,7 @@ impl Setting {
         if let Some(folder) = &args.output_dir {
             run::files(folder, &names)?;
         }
+        model::note_stand_ins(&args.weights);
         model::fill_weights(&args.weights, &mut graph)?;
         Ok(Setting {
             machine: Machine::new(graph, &args.engine, isa, threads)?,

@@ -17,7 +17,6 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
     let top = top(args)?;
     let loaded = model::load(&args.net, sources)?;
-    model::note_stand_ins(&args.weights);
     let wishes = model::wishes(&args.net, args.batch, &args.blobs);
     let (mut graph, inputs) = inputs::feed(&args.inputs, &loaded, wishes, sources)?;
     let outputs = model::outputs(&graph);
@@ -25,6 +24,7 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
         Some(folder) => Some(files(folder, &outputs)?),
         None => None,
     };
+    model::note_stand_ins(&args.weights);
     model::fill_weights(&args.weights, &mut graph)?;
     let threads = args.threads.unwrap_or_else(all_threads);
     let mut machine = Machine::new(graph, &args.engine, isa, threads)?;

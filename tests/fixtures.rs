@@ -28,7 +28,6 @@ fn load(fixture: &str, batch: Option<usize>, inner: &[&str]) -> Valid {
         batch,
         blobs: inner.iter().map(|s| s.to_string()).collect(),
         fed: None::<BTreeSet<String>>,
-        ..Default::default()
     };
     let built = ir::build::build(&net, &options);
     match built.valid() {

@@ -44,7 +44,13 @@ pub fn feed(
         if tensors.contains_key(&blob.name) {
             continue;
         }
-        let paths = files.get(&blob.name).ok_or_else(|| unfed(&declared))?;
+        let Some(paths) = files.get(&blob.name) else {
+            let value = declared.defaults.get(&input);
+            let value = *value.ok_or_else(|| unfed(&declared))?;
+            let data = vec![value; blob.shape.count()];
+            tensors.insert(blob.name.clone(), Tensor::new(blob.shape.clone(), data));
+            continue;
+        };
         let wanted = Wanted {
             blob: &blob.name,
             shape: &blob.shape,

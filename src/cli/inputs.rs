@@ -45,11 +45,9 @@ pub fn feed(
             continue;
         }
         let Some(paths) = files.get(&blob.name) else {
-            let value = declared
-                .defaults
-                .get(&input)
-                .ok_or_else(|| unfed(&declared))?;
-            let data = vec![*value; blob.shape.count()];
+            let value = declared.defaults.get(&input);
+            let value = *value.ok_or_else(|| unfed(&declared))?;
+            let data = vec![value; blob.shape.count()];
             tensors.insert(blob.name.clone(), Tensor::new(blob.shape.clone(), data));
             continue;
         };

@@ -97,21 +97,26 @@ fn around(b: &Builder, blob: BlobId, axis: usize) -> [usize; 3] {
 }
 
 pub fn softmax(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
-    let [outer, channels, inner] = around(b, node.bottoms[0], axis);
+    let sizes = around(b, node.bottoms[0], axis);
     let src = b.plain(node.bottoms[0])?;
     let dst = b.alloc_plain(node.tops[0])?;
+    softmax_step(b, node, sizes, src, dst);
+    Ok(())
+}
+
+fn softmax_step(
+    b: &mut Builder,
+    node: &Node,
+    [outer, channels, inner]: [usize; 3],
+    src: Plain,
+    dst: Plain,
+) {
     let slice = channels * inner;
     let addresses = [Some((src, slice)), Some((dst, slice))];
     let sizes = vec![Arg::Len(channels), Arg::Len(inner)];
     let region = slices(b, Leaf::Softmax, outer, &addresses, sizes, slice);
-    b.step(
-        node.layers.clone(),
-        "softmax",
-        vec![region],
-        0,
-        b.traffic(node),
-    );
-    Ok(())
+    let traffic = 8 * (outer * slice) as u64;
+    b.step(node.layers.clone(), "softmax", vec![region], 0, traffic);
 }
 
 /// `axis`: none for Caffe's form over all but the first axis.
@@ -178,17 +183,7 @@ pub fn softmax_loss(
     let name = format!("{} probabilities", node.name);
     let buffer = b.arena(&name, Some(len))?;
     let prob = Plain { buffer, base: 0 };
-    let slice = channels * inner;
-    let addresses = [Some((src, slice)), Some((prob, slice))];
-    let sizes = vec![Arg::Len(channels), Arg::Len(inner)];
-    let region = slices(b, Leaf::Softmax, outer, &addresses, sizes, slice);
-    b.step(
-        node.layers.clone(),
-        "softmax",
-        vec![region],
-        0,
-        8 * len as u64,
-    );
+    softmax_step(b, node, [outer, channels, inner], src, prob);
     let dst = b.alloc_plain(top)?;
     let mut rest = [outer, channels, inner].map(Arg::Len).to_vec();
     rest.extend(ignore(layer.ignore_label));

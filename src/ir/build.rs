@@ -14,7 +14,7 @@ use super::{Blob, BlobId, Epilogue, Graph, Node, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Result, did_you_mean};
 use crate::frontend::Net;
 use crate::layers::reshape::Reshape;
-use crate::layers::{Cx, Op};
+use crate::layers::{Cx, Feed, Op};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
@@ -172,8 +172,8 @@ impl<'a> Builder<'a> {
             let note = Diagnostic::invalid(note).at(layer.span());
             self.notes.push(note.layer(layer.name()));
         }
-        if let Some(shapes) = op.inputs() {
-            return self.inputs(i, &op, shapes);
+        if let Some(feeds) = op.inputs() {
+            return self.inputs(i, feeds);
         }
         let shapes: Vec<Shape> = bottoms
             .iter()
@@ -205,20 +205,19 @@ impl<'a> Builder<'a> {
     }
 
     /// The tops of layer `i` as inputs of the graph.
-    fn inputs(&mut self, i: usize, op: &Op, declared: Vec<Option<Shape>>) -> Result<()> {
+    fn inputs(&mut self, i: usize, feeds: Vec<Feed>) -> Result<()> {
         let layer = &self.layers[i];
+        let defaults: Vec<Option<f32>> = feeds.iter().map(|feed| feed.default).collect();
         let mut shapes = Vec::new();
-        for (name, declared) in layer.tops().iter().zip(declared) {
-            shapes.push(self.input_shape(layer, name, declared)?);
+        for (name, feed) in layer.tops().iter().zip(feeds) {
+            shapes.push(self.input_shape(layer, name, feed.shape)?);
         }
         check_tops_shapes(layer, &[], &shapes)?;
         let tops = self.blobs(i, shapes);
         self.graph.inputs.extend(&tops);
-        if let Op::DummyData(dummy) = op {
-            let values = tops.iter().zip(&dummy.values);
-            let known = values.filter_map(|(&top, value)| value.map(|v| (top, v)));
-            self.graph.defaults.extend(known);
-        }
+        let defaults = tops.iter().zip(defaults);
+        let known = defaults.filter_map(|(&top, default)| Some((top, default?)));
+        self.graph.defaults.extend(known);
         self.name_tops(i, Some(&tops), None);
         Ok(())
     }

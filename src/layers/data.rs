@@ -1,6 +1,6 @@
 //! `Data`: batches from a database, here an input of the net (Caffe `data_layer.cpp`).
 
-use super::{Cx, Layer, input};
+use super::{Cx, Feed, Layer, input};
 use crate::diag::Result;
 use crate::frontend::proto::{LayerParameter, TransformationParameter};
 use crate::ir::{Shape, Tensor};
@@ -37,8 +37,8 @@ impl Layer for Data {
 
     fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
-        Some(self.shapes.clone())
+    fn inputs(&self) -> Option<Vec<Feed>> {
+        Some(input::feeds(&self.shapes))
     }
 
     fn note(&self) -> Option<String> {

@@ -3,16 +3,16 @@
 //! Inputs of the net like those of other data layers; what constant fillers would make
 //! is their default.
 
-use super::{Cx, Layer, input};
+use super::{Cx, Feed, Layer, input};
 use crate::diag::Result;
 use crate::frontend::proto::{DummyDataParameter, LayerParameter};
 use crate::ir::{Shape, Tensor};
 
 #[derive(Clone, Debug)]
 pub struct DummyData {
-    pub shapes: Vec<Shape>,
+    shapes: Vec<Shape>,
     /// For each top its value, where the filler is a constant.
-    pub values: Vec<Option<f32>>,
+    values: Vec<Option<f32>>,
 }
 
 impl Layer for DummyData {
@@ -44,8 +44,12 @@ impl Layer for DummyData {
 
     fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
-        Some(self.shapes.iter().cloned().map(Some).collect())
+    fn inputs(&self) -> Option<Vec<Feed>> {
+        let feed = |(shape, &default): (&Shape, &Option<f32>)| Feed {
+            shape: Some(shape.clone()),
+            default,
+        };
+        Some(self.shapes.iter().zip(&self.values).map(feed).collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `HDF5Data`: batches from HDF5 files, here inputs of the net; only the files tell
 //! their shapes (Caffe `hdf5_data_layer.cpp`).
 
-use super::{Cx, Layer, input};
+use super::{Cx, Feed, Layer, input};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Shape, Tensor};
@@ -29,7 +29,7 @@ impl Layer for Hdf5Data {
 
     fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
-        Some(self.shapes.clone())
+    fn inputs(&self) -> Option<Vec<Feed>> {
+        Some(input::feeds(&self.shapes))
     }
 }

@@ -1,7 +1,7 @@
 //! `ImageData`: pictures from a list of files, here an input of the net (Caffe
 //! `image_data_layer.cpp`).
 
-use super::{Cx, Layer, data, input};
+use super::{Cx, Feed, Layer, data, input};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Shape, Tensor};
@@ -45,7 +45,7 @@ impl Layer for ImageData {
 
     fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
-        Some(self.shapes.clone())
+    fn inputs(&self) -> Option<Vec<Feed>> {
+        Some(input::feeds(&self.shapes))
     }
 }

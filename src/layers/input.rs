@@ -1,6 +1,6 @@
 //! `Input`: blobs that the caller provides (Caffe `input_layer.cpp`).
 
-use super::{Cx, Layer};
+use super::{Cx, Feed, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::{BlobShape, LayerParameter};
 use crate::ir::{Shape, Tensor};
@@ -31,8 +31,8 @@ impl Layer for Input {
 
     fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
-        Some(self.shapes.clone())
+    fn inputs(&self) -> Option<Vec<Feed>> {
+        Some(feeds(&self.shapes))
     }
 }
 
@@ -55,6 +55,15 @@ pub(super) fn per_top<T: Clone>(values: &[T], field: &str, cx: &Cx) -> Result<Ve
             Err(cx.invalid(field, message).into())
         }
     }
+}
+
+/// Tops without a value of their own.
+pub(super) fn feeds(shapes: &[Option<Shape>]) -> Vec<Feed> {
+    let feed = |shape: &Option<Shape>| Feed {
+        shape: shape.clone(),
+        default: None,
+    };
+    shapes.iter().map(feed).collect()
 }
 
 /// The shapes of an input layer's tops.

@@ -129,6 +129,15 @@ pub struct Taps {
     pub transposed: bool,
 }
 
+/// What a layer that feeds the net tells of one of its tops.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Feed {
+    /// Missing where only the data has it.
+    pub shape: Option<Shape>,
+    /// The value of all elements where the caller feeds nothing.
+    pub default: Option<f32>,
+}
+
 /// What each layer type provides.
 pub trait Layer: Sized {
     /// Reads the typed parameters; all checks that need no shapes.
@@ -177,9 +186,9 @@ pub trait Layer: Sized {
         Err(Diagnostic::unsupported(message).into())
     }
 
-    /// For a layer that feeds the net instead of computing: the shape of each top,
-    /// where the layer's parameters tell it.
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+    /// For a layer that feeds the net instead of computing: what its parameters tell of
+    /// each top.
+    fn inputs(&self) -> Option<Vec<Feed>> {
         None
     }
 
@@ -269,7 +278,7 @@ macro_rules! layers {
             }
 
             /// See [`Layer::inputs`].
-            pub fn inputs(&self) -> Option<Vec<Option<Shape>>> {
+            pub fn inputs(&self) -> Option<Vec<Feed>> {
                 match self {
                     $(Op::$layer(layer) => layer.inputs(),)*
                     Op::Pointwise(_) => None,

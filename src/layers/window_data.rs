@@ -1,7 +1,7 @@
 //! `WindowData`: windows of pictures, here an input of the net (Caffe
 //! `window_data_layer.cpp`).
 
-use super::{Cx, Layer, data, input};
+use super::{Cx, Feed, Layer, data, input};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Shape, Tensor};
@@ -30,8 +30,8 @@ impl Layer for WindowData {
 
     fn reference(&self, _bottoms: &[&Tensor], _params: &[&Tensor], _tops: &mut [Tensor]) {}
 
-    fn inputs(&self) -> Option<Vec<Option<Shape>>> {
-        Some(self.shapes.clone())
+    fn inputs(&self) -> Option<Vec<Feed>> {
+        Some(input::feeds(&self.shapes))
     }
 
     fn note(&self) -> Option<String> {

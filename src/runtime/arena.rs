@@ -7,7 +7,8 @@ use crate::diag::{Diagnostic, Result};
 /// A page-aligned block of f32, zero at first.
 ///
 /// It comes straight from the operating system: pages that are never touched cost
-/// nothing, and large blocks may get huge pages.
+/// nothing, and large blocks may get huge pages. Emitted source has nothing but `std`,
+/// which cannot ask for that, and so a block of its own in `backend/rust/support.rs`.
 pub struct Block {
     map: MmapMut,
     len: usize,

@@ -7,16 +7,10 @@
 //! keep to the CPU's best instruction set.
 
 mod common;
-#[allow(dead_code)]
-#[path = "emitted/harness.rs"]
-mod harness;
 
-use caffec::ir::{self, Shape, Tensor, Valid};
+use caffec::ir::{self, Shape, Valid};
 use caffec::leaf::Isa;
-use caffec::lower::Chains;
-use caffec::passes::Fuse;
-use common::{Blobs, SETTINGS, TOLERANCE, assert_close, isas, plan, reference, run_everywhere};
-use harness::{Emitted, bytes};
+use common::{TOLERANCE, compare, isas, reference};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Blobs of one value or another: nothing is constant, nothing is lost in the tolerance.
@@ -63,59 +57,15 @@ fn check(file: &str, batch: Option<usize>, inner: &[&str], isas: &[Isa]) {
         assert_varied(&format!("{file}: {}", open[blob].name), &want.data);
     }
     let outputs = &want[..closed.outputs.len()];
-    compare(file, &closed, &inputs, outputs, isas);
-    compare(&format!("{file}, open"), &open, &inputs, &want, &isas[..1]);
-}
-
-fn compare(file: &str, graph: &Valid, inputs: &[Tensor], want: &[Tensor], isas: &[Isa]) {
-    let mut fastest = Vec::new();
-    for &isa in isas {
-        for (fuse, chains) in SETTINGS {
-            let what = format!("{file}: {isa} {fuse:?} {chains:?}");
-            let plan = plan(graph, isa, (fuse, chains));
-            let got = run_everywhere(&what, plan, inputs, &[1, 2]);
-            for ((&blob, got), want) in graph.outputs.iter().zip(got.iter()).zip(want) {
-                assert_close(&format!("{what}: {}", graph[blob].name), got, &want.data);
-            }
-            if (fuse, chains) == (Fuse::All, Chains::WhereItPays) {
-                fastest.push(got);
-            }
-        }
-    }
-    compare_emitted(file, graph, inputs, isas, &fastest);
-}
-
-/// The emitted program gives the bits of `want`, which has an entry for each ISA.
-fn compare_emitted(file: &str, graph: &Valid, inputs: &[Tensor], isas: &[Isa], want: &[Blobs]) {
-    let setting = (Fuse::All, Chains::WhereItPays);
-    let plans: Vec<_> = isas.iter().map(|&isa| plan(graph, isa, setting)).collect();
-    let packed = plans[0].pack().unwrap();
-    for other in &plans[1..] {
-        assert!(packed[..] == other.pack().unwrap()[..], "weights differ");
-    }
-    let programs: Vec<_> = plans.iter().map(|plan| &plan.program).collect();
-    let emitted = Emitted::new(&programs, &packed, false, true);
-    emitted.rustc(&["-O", "net.rs"]);
-    let mut args = vec!["net.weights".to_string(), "--output-dir=out".to_string()];
-    for (i, (port, input)) in programs[0].inputs.iter().zip(inputs).enumerate() {
-        emitted.write(&format!("{i}.raw"), bytes(&input.data));
-        args.push(format!("--input={}={i}.raw", port.name));
-    }
-    for (isa, want) in isas.iter().zip(want) {
-        for threads in [1, 2] {
-            let setting = [format!("--isa={isa}"), format!("--threads={threads}")];
-            let args = args.iter().chain(&setting).map(String::as_str);
-            let output = emitted.run(&args.collect::<Vec<_>>());
-            assert!(output.status.success(), "{output:?}");
-            for (port, want) in programs[0].outputs.iter().zip(want.iter()) {
-                let name = format!("out/{}.npy", port.name.replace('/', "_"));
-                let same = std::fs::read(emitted.path(&name))
-                    .unwrap()
-                    .ends_with(&bytes(want));
-                assert!(same, "{file}: emitted {}, {setting:?}", port.name);
-            }
-        }
-    }
+    compare(file, &closed, &inputs, outputs, isas, true);
+    compare(
+        &format!("{file}, open"),
+        &open,
+        &inputs,
+        &want,
+        &isas[..1],
+        true,
+    );
 }
 
 /// The CPU's best instruction set, for nets that take long.

@@ -3,6 +3,9 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+#[path = "../emitted/harness.rs"]
+mod harness;
+
 use caffec::diag::Sources;
 use caffec::frontend::{self, Net, State, weights};
 use caffec::ir::{self, FloatData, Graph, Tensor, Valid};
@@ -12,6 +15,7 @@ use caffec::passes::Fuse;
 use caffec::runtime::arena::Block;
 use caffec::runtime::exec::{Engine, Executable};
 use caffec::{Options, Plan};
+use harness::{Emitted, bytes};
 use std::ops::Deref;
 
 /// Whole nets are to be so close to the reference, times `max(1, largest)`.
@@ -157,5 +161,67 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32]) {
             got[i],
             want[i]
         );
+    }
+}
+
+/// Holds all engines and settings against `want`, the reference's outputs, and against
+/// each other; emitted Rust too if `emit`.
+pub fn compare(
+    name: &str,
+    graph: &Valid,
+    inputs: &[Tensor],
+    want: &[Tensor],
+    isas: &[Isa],
+    emit: bool,
+) {
+    let mut fastest = Vec::new();
+    for &isa in isas {
+        for (fuse, chains) in SETTINGS {
+            let what = format!("{name}: {isa} {fuse:?} {chains:?}");
+            let plan = plan(graph, isa, (fuse, chains));
+            let got = run_everywhere(&what, plan, inputs, &[1, 2]);
+            for ((&blob, got), want) in graph.outputs.iter().zip(got.iter()).zip(want) {
+                assert_close(&format!("{what}: {}", graph[blob].name), got, &want.data);
+            }
+            if (fuse, chains) == (Fuse::All, Chains::WhereItPays) {
+                fastest.push(got);
+            }
+        }
+    }
+    if emit {
+        compare_emitted(name, graph, inputs, isas, &fastest);
+    }
+}
+
+/// The emitted program gives the bits of `want`, which has an entry for each ISA.
+fn compare_emitted(name: &str, graph: &Valid, inputs: &[Tensor], isas: &[Isa], want: &[Blobs]) {
+    let setting = (Fuse::All, Chains::WhereItPays);
+    let plans: Vec<_> = isas.iter().map(|&isa| plan(graph, isa, setting)).collect();
+    let packed = plans[0].pack().unwrap();
+    for other in &plans[1..] {
+        assert!(packed[..] == other.pack().unwrap()[..], "weights differ");
+    }
+    let programs: Vec<_> = plans.iter().map(|plan| &plan.program).collect();
+    let emitted = Emitted::new(&programs, &packed, false, true);
+    emitted.rustc(&["-O", "net.rs"]);
+    let mut args = vec!["net.weights".to_string(), "--output-dir=out".to_string()];
+    for (i, (port, input)) in programs[0].inputs.iter().zip(inputs).enumerate() {
+        emitted.write(&format!("{i}.raw"), bytes(&input.data));
+        args.push(format!("--input={}={i}.raw", port.name));
+    }
+    for (isa, want) in isas.iter().zip(want) {
+        for threads in [1, 2] {
+            let setting = [format!("--isa={isa}"), format!("--threads={threads}")];
+            let args = args.iter().chain(&setting).map(String::as_str);
+            let output = emitted.run(&args.collect::<Vec<_>>());
+            assert!(output.status.success(), "{output:?}");
+            for (port, want) in programs[0].outputs.iter().zip(want.iter()) {
+                let file = format!("out/{}.npy", port.name.replace('/', "_"));
+                let same = std::fs::read(emitted.path(&file))
+                    .unwrap()
+                    .ends_with(&bytes(want));
+                assert!(same, "{name}: emitted {}, {setting:?}", port.name);
+            }
+        }
     }
 }

@@ -255,7 +255,7 @@ pub fn did_you_mean<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let limit = word.chars().count().max(3) / 3;
+    let limit = (word.chars().count() / 4).clamp(1, 3);
     candidates
         .into_iter()
         .filter(|c| c.len().abs_diff(word.len()) <= limit)

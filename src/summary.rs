@@ -324,9 +324,15 @@ impl Summary<'_> {
         let names = self.graph.blobs.iter().map(|b| &b.name);
         let names = names.filter(|name| seen.insert(*name));
         let known = names.filter_map(|name| Some((name, self.graph.names.get(name)?)));
-        known
+        let mut blobs: Map<String, Value> = known
             .map(|(name, &blob)| (name.clone(), json!(self.graph.shape(blob).dims())))
-            .collect()
+            .collect();
+        // Caffe gives a loss without a top one of this name (`net.cpp`, `Init`).
+        let topless = |row: &Row| row.tops.is_empty() && row.kind.ends_with("Loss");
+        if self.layers.iter().any(topless) {
+            blobs.insert("(automatic)".into(), json!([]));
+        }
+        blobs
     }
 
     /// Shapes by layer; further layers of one name are `name#2`, `name#3`, …

@@ -272,6 +272,21 @@ fn shapes_of_inputs() {
 }
 
 #[test]
+fn inputs_with_values_of_their_own_need_no_file() {
+    let net = r#"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 2] } } }
+layer { name: "dummy" type: "DummyData" top: "c" dummy_data_param { shape { dim: [1, 2] } data_filler { value: 3 } } }
+layer { name: "sum" type: "Eltwise" bottom: "data" bottom: "c" top: "sum" }
+"#;
+    let place = Place::new(&[("net.prototxt", net)]);
+    place.tensor("x.npy", &[1, 2], |i| i as f32);
+    place.ok("run net.prototxt -i x.npy --output-dir own");
+    assert_eq!(place.read("own/sum.npy").data, [3.0, 4.0]);
+    place.ok("run net.prototxt -i data=x.npy -i c=x.npy --output-dir fed");
+    assert_eq!(place.read("fed/sum.npy").data, [0.0, 2.0]);
+}
+
+#[test]
 fn two_blobs_of_one_file_name_are_refused() {
     let net = NET.replace("\"second\"", "\"first_ip\"");
     let place = Place::new(&[("net.prototxt", &net)]);

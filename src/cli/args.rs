@@ -119,7 +119,7 @@ pub struct WeightArgs {
     /// Trained weights, a .caffemodel (repeatable: later ones replace)
     #[arg(short, long = "weights", value_name = "FILE")]
     pub weights: Vec<PathBuf>,
-    /// Use seeded stand-ins that keep every blob alive; the default without weights, with seed 1
+    /// Seeded stand-ins that keep every blob alive [default without -w: seed 1]
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "1", conflicts_with_all = ["weights", "allow_missing_weights"])]
     pub random_weights: Option<u64>,
@@ -176,28 +176,26 @@ pub enum Backend {
 /// What feeds the net.
 #[derive(Args)]
 pub struct InputArgs {
-    /// Feed an input from npy, npz, raw f32, PNG or JPEG; the name may be left out if
-    /// there is one input; files of one input are stacked along the batch (repeatable)
+    /// Feed an input: npy, npz, raw f32, PNG or JPEG (repeatable; files of one input stack)
     #[arg(short, long = "input", value_name = "[BLOB=]FILE", value_parser = input)]
     pub inputs: Vec<Input>,
     /// Each input takes the shape of its file
     #[arg(long)]
     pub reshape: bool,
-    /// Pictures: stretch to this size first, N or HxW; without --crop the centre is taken
+    /// Pictures: stretch to N or HxW, then take the centre
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub resize: Option<Size>,
     /// Pictures: cut the centre out, N or HxW
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub crop: Option<Size>,
-    /// Pictures: subtract one value, one per channel (104,117,123), or the mean image of
-    /// a .npy or .binaryproto file
+    /// Pictures: subtract a value, one per channel (104,117,123), or a .npy or .binaryproto
     #[arg(long, value_name = "VALUES|FILE", allow_hyphen_values = true)]
     pub mean: Option<String>,
     /// Pictures: multiply by this after the mean [default: 1]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub scale: Option<f32>,
-    /// Pictures: order of the channels [default: bgr, as Caffe's nets are trained]
-    #[arg(long, value_enum)]
+    /// Pictures: order of the channels [default: bgr, as Caffe]
+    #[arg(long, value_enum, value_name = "ORDER")]
     pub channel_order: Option<OrderArg>,
 }
 
@@ -229,7 +227,7 @@ pub struct CompileArgs {
     pub net: NetArgs,
     #[command(flatten)]
     pub weights: WeightArgs,
-    /// The Rust file to write; the weights go beside it, as FILE with .weights for .rs
+    /// The Rust file to write; beside it the weights, with .weights for .rs
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// Batch size: replaces axis 0 of every input
@@ -266,9 +264,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: Option<usize>,
     /// Number of threads [default: all of the machine]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Write each output and --blob to DIR/<blob>.npy ('/' in a name becomes '_')
+    /// Write outputs and --blob to DIR/<blob>.npy ('/' becomes '_')
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Also give this interior blob, as Caffe would hold it (repeatable)
@@ -299,7 +297,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
     pub batch: Vec<usize>,
     /// Numbers of threads, for example 1,2
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = threads)]
     #[arg(default_value = "1")]
     pub threads: Vec<usize>,
     /// Timed runs of each contestant [default: as many as fit into 3 seconds]
@@ -405,6 +403,14 @@ fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a number from 1 on".into()),
         Ok(n) => Ok(n),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    match positive(text) {
+        Ok(n) if n <= MOST => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
     }
 }
 

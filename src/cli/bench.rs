@@ -10,7 +10,7 @@ use super::{Failure, Outcome, inputs, run, worker};
 use caffec::diag;
 use caffec::diag::{Result, Sources};
 use caffec::frontend::weights::random_input;
-use caffec::ir::{Graph, Tensor, Valid};
+use caffec::ir::{Blob, BlobId, Graph, Tensor, Valid};
 use caffec::leaf::Isa;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::runtime::peak::fma_peak;
@@ -59,7 +59,6 @@ impl Setting {
         };
         let isa = model::isa(args.engine.isa)?;
         let loaded = model::load(&args.net, sources)?;
-        model::note_stand_ins(&args.weights);
         let wishes = model::wishes(&args.net, args.batch.first().copied(), &[]);
         let (mut graph, inputs) = match args.inputs.inputs.is_empty() {
             true => stand_ins(&loaded, wishes, sources)?,
@@ -69,6 +68,7 @@ impl Setting {
         if let Some(folder) = &args.output_dir {
             run::files(folder, &names)?;
         }
+        model::note_stand_ins(&args.weights);
         model::fill_weights(&args.weights, &mut graph)?;
         Ok(Setting {
             machine: Machine::new(graph, &args.engine, isa, threads)?,
@@ -113,9 +113,14 @@ fn stand_ins(
 ) -> Result<Fed> {
     wishes.fed = Some(BTreeSet::new());
     let graph = loaded.graph(&wishes, sources)?;
-    let inputs = graph.inputs.iter().map(|&b| &graph[b]);
-    let inputs = inputs.map(|b| random_input(&b.name, b.shape.clone(), 1));
-    let inputs = inputs.collect();
+    let stand_in = |input: &BlobId| {
+        let Blob { name, shape } = &graph[*input];
+        match graph.defaults.get(input) {
+            Some(&value) => Tensor::new(shape.clone(), vec![value; shape.count()]),
+            None => random_input(name, shape.clone(), 1),
+        }
+    };
+    let inputs = graph.inputs.iter().map(stand_in).collect();
     Ok((graph, inputs))
 }
 

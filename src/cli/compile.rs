@@ -22,10 +22,10 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         return Err(super::Failure::Usage(message.into()));
     }
     let loaded = model::load(&args.net, sources)?;
-    model::note_stand_ins(&args.weights);
     let mut wishes = model::wishes(&args.net, args.batch, &args.blobs);
     wishes.fed = Some(BTreeSet::new());
     let mut graph = loaded.graph(&wishes, sources)?;
+    model::note_stand_ins(&args.weights);
     let origin = weights_origin(&args.weights, &mut graph)?;
     let plans = plan_all(&graph, args.isa, args.no_fuse)?;
     let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();

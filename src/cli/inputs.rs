@@ -44,7 +44,13 @@ pub fn feed(
         if tensors.contains_key(&blob.name) {
             continue;
         }
-        let paths = files.get(&blob.name).ok_or_else(|| unfed(&declared))?;
+        let Some(paths) = files.get(&blob.name) else {
+            let value = declared.defaults.get(&input);
+            let value = *value.ok_or_else(|| unfed(&declared))?;
+            let data = vec![value; blob.shape.count()];
+            tensors.insert(blob.name.clone(), Tensor::new(blob.shape.clone(), data));
+            continue;
+        };
         let wanted = Wanted {
             blob: &blob.name,
             shape: &blob.shape,
@@ -84,9 +90,12 @@ fn named(args: &InputArgs) -> Files {
 /// Gives files without a name to the only input that has none, or an archive to the
 /// inputs that it has arrays for.
 fn name_the_rest(args: &InputArgs, graph: &Graph, files: &mut Files) -> Result<(), Failure> {
+    // What has a value of its own is fed only by name.
+    let own = |b: &&BlobId| graph.defaults.contains_key(*b);
     let free: BTreeSet<String> = graph
         .inputs
         .iter()
+        .filter(|b| !own(b))
         .map(|&b| graph[b].name.clone())
         .filter(|name| !files.contains_key(name))
         .collect();

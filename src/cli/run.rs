@@ -17,7 +17,6 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
     let top = top(args)?;
     let loaded = model::load(&args.net, sources)?;
-    model::note_stand_ins(&args.weights);
     let wishes = model::wishes(&args.net, args.batch, &args.blobs);
     let (mut graph, inputs) = inputs::feed(&args.inputs, &loaded, wishes, sources)?;
     let outputs = model::outputs(&graph);
@@ -25,6 +24,7 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
         Some(folder) => Some(files(folder, &outputs)?),
         None => None,
     };
+    model::note_stand_ins(&args.weights);
     model::fill_weights(&args.weights, &mut graph)?;
     let threads = args.threads.unwrap_or_else(all_threads);
     let mut machine = Machine::new(graph, &args.engine, isa, threads)?;
@@ -38,14 +38,17 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     if let (Some(files), Some(folder)) = (&files, &args.output_dir) {
         write(folder, files, &tensors)?;
     }
-    let named = outputs.iter().map(|(name, _)| name.as_str()).zip(&tensors);
+    // Interior blobs have no classes.
+    let top_of = |name: &String| top.as_ref().filter(|_| !args.blobs.contains(name));
+    let named = outputs.iter().zip(&tensors);
+    let named = named.map(|((name, _), tensor)| (name.as_str(), tensor, top_of(name)));
     if args.json {
-        return print_json(named, files.as_deref(), top.as_ref());
+        return print_json(named, files.as_deref());
     }
     if files.is_none() || top.is_some() {
         let mut out = io::stdout().lock();
-        for (name, tensor) in named {
-            out.write_all(report::text(name, tensor, top.as_ref()).as_bytes())?;
+        for (name, tensor, top) in named {
+            out.write_all(report::text(name, tensor, top).as_bytes())?;
         }
         out.flush()?;
     }
@@ -96,13 +99,12 @@ pub fn write(folder: &Path, files: &[PathBuf], tensors: &[Tensor]) -> Result<()>
 }
 
 fn print_json<'a>(
-    outputs: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    outputs: impl Iterator<Item = (&'a str, &'a Tensor, Option<&'a Top>)>,
     files: Option<&[PathBuf]>,
-    top: Option<&Top>,
 ) -> Outcome {
     let outputs: Map<String, Value> = outputs
         .enumerate()
-        .map(|(i, (name, tensor))| {
+        .map(|(i, (name, tensor, top))| {
             let file = files.map(|f| f[i].as_path());
             (name.to_string(), report::json(tensor, top, file))
         })

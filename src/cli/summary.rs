@@ -28,6 +28,7 @@ pub fn run(args: &SummaryArgs, sources: &mut Sources) -> Outcome {
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{}", summary.json())?,
+        false if summary.layers.is_empty() => {}
         false => out.write_all(summary.text().as_bytes())?,
     }
     out.flush()?;

@@ -6,7 +6,9 @@
 //! weights again for every few rows. [`groups`] weighs the two for every way to cut
 //! a chain into runs.
 
-use super::conv::{self, Conv, EpilogueAddrs, Source, addr};
+use super::conv::{Conv, addr};
+use super::product::{EpilogueAddrs, pack_weights};
+use super::source::{self, Source};
 use super::tile::{self, TileCall, TileKind};
 use super::view::Blocked;
 use super::{Builder, Chains, Options, for_loop};
@@ -147,7 +149,7 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
         .iter()
         .map(|node| spec(graph, node))
         .collect::<Result<_>>()?;
-    let source = conv::source(b, &convs[0])?;
+    let source = source::source(b, &convs[0])?;
     let residual = match last.epilogue.residual {
         true => Some(b.blocked(*last.bottoms.last().expect("a residual is a bottom"))?),
         false => None,
@@ -160,7 +162,7 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
         } else {
             super::pack::SegmentOrder::Blocked
         };
-        let (weights, _) = conv::pack_weights(b, node, &conv, order);
+        let (weights, _) = pack_weights(b, node, &conv, order);
         let epilogue = EpilogueAddrs::new(b, node, conv.bias, conv.outputs);
         stages.push(Stage {
             conv,

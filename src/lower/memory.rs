@@ -75,42 +75,30 @@ fn live_ranges(program: &Program) -> Vec<Live> {
             let range = &mut live[addr.buffer.0 as usize];
             *range = Some((range.map_or(s, |r| r.0), s));
         };
-        for region in &step.regions {
-            region
-                .body
-                .iter()
-                .for_each(|stmt| stmt_addrs(stmt, &mut touch));
+        for stmt in step.regions.iter().flat_map(|region| &region.body) {
+            stmt.visit(&mut |stmt| addresses(stmt, &mut touch));
         }
     }
     live
 }
 
-fn stmt_addrs(stmt: &Stmt, touch: &mut impl FnMut(&Addr)) {
+/// Calls `touch` for the addresses of a statement itself, not of those inside it.
+fn addresses(stmt: &Stmt, touch: &mut impl FnMut(&Addr)) {
     match stmt {
-        Stmt::For { body, .. } => body.iter().for_each(|s| stmt_addrs(s, touch)),
+        Stmt::For { .. } => {}
         Stmt::Map { dst, value, .. } => {
             touch(dst);
-            expr_addrs(value, touch);
-        }
-        Stmt::Call { args, .. } => {
-            for arg in args {
-                if let Arg::Addr(addr) = arg {
+            value.visit(&mut |expr| {
+                if let Expr::Load(addr) | Expr::Splat(addr) = expr {
                     touch(addr);
                 }
-            }
+            });
         }
-    }
-}
-
-fn expr_addrs(expr: &Expr, touch: &mut impl FnMut(&Addr)) {
-    match expr {
-        Expr::Load(addr) | Expr::Splat(addr) => touch(addr),
-        Expr::Const(_) => {}
-        Expr::Unary(_, x) => expr_addrs(x, touch),
-        Expr::Binary(_, a, b) => [a, b].into_iter().for_each(|e| expr_addrs(e, touch)),
-        Expr::Fma(a, b, c) => [a, b, c].into_iter().for_each(|e| expr_addrs(e, touch)),
-        Expr::Less { a, b, x, y } => [a, b, x, y].into_iter().for_each(|e| expr_addrs(e, touch)),
-        Expr::Reduce { value, .. } => expr_addrs(value, touch),
+        Stmt::Call { args, .. } => args.iter().for_each(|arg| {
+            if let Arg::Addr(addr) = arg {
+                touch(addr);
+            }
+        }),
     }
 }
 

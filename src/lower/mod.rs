@@ -11,16 +11,23 @@
 mod chain;
 mod concat;
 mod conv;
+mod deconvolution;
+mod grid;
+mod inner_product;
 mod memory;
 mod pack;
 mod pointwise;
 mod pool;
+mod product;
 mod rows;
+mod source;
 mod tile;
 mod view;
 
 pub use concat::{concat, slice};
-pub use conv::{Conv, WeightStrides, convolution, deconvolution, inner_product, reach};
+pub use conv::{Conv, WeightStrides, convolution, reach};
+pub use deconvolution::deconvolution;
+pub use inner_product::inner_product;
 pub use pack::{Pack, pack};
 pub use pointwise::pointwise;
 pub use pool::{lrn_within, pool};

@@ -248,7 +248,8 @@ fn data(graph: &Graph, param: ParamId) -> Cow<'_, [f32]> {
 }
 
 impl Pack {
-    fn start(&self) -> usize {
+    /// First element in the weights block.
+    pub fn start(&self) -> usize {
         match self {
             Pack::Values { start, .. } => *start,
             Pack::Tiles(tiles) => tiles.start,
@@ -256,7 +257,8 @@ impl Pack {
         }
     }
 
-    fn len(&self) -> usize {
+    /// Elements that it fills.
+    pub fn len(&self) -> usize {
         match self {
             Pack::Values { values, .. } => values.len(),
             Pack::Tiles(tiles) => tiles.packed_len(),

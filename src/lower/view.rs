@@ -405,12 +405,12 @@ impl Builder<'_> {
         let (from, to) = (self.dims4(bottom), self.dims4(top));
         let same =
             from.is_some() && from == to || pixel(from).is_some() && pixel(from) == pixel(to);
-        if let (Some(view), true) = (self.blocked[bottom.0 as usize], same) {
-            if view.halo.contains(self.halos[top.0 as usize]) {
-                self.blocked[top.0 as usize] = Some(view);
-                self.plain[top.0 as usize] = self.plain[bottom.0 as usize];
-                return Ok(());
-            }
+        if let (Some(view), true) = (self.blocked[bottom.0 as usize], same)
+            && view.halo.contains(self.halos[top.0 as usize])
+        {
+            self.blocked[top.0 as usize] = Some(view);
+            self.plain[top.0 as usize] = self.plain[bottom.0 as usize];
+            return Ok(());
         }
         self.plain[top.0 as usize] = Some(self.plain(bottom)?);
         Ok(())

@@ -1,4 +1,4 @@
-//! Graph → graph, one pass a file, in the order of [`PASSES`].
+//! Graph → graph, one pass a file, in the order of `PASSES`.
 //!
 //! In: a graph from the builder whose parameters have data. Out: a graph that
 //! computes the same outputs with fewer nodes: merged work sits in

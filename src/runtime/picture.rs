@@ -246,11 +246,12 @@ impl Planes {
                 }
             }
             Mean::Values(values) => {
-                let (n, channels) = (values.len(), self.channels);
-                return Err(Diagnostic::invalid(format!(
-                    "{n} mean values for {channels} channels"
-                ))
-                .into());
+                let expected = match self.channels {
+                    1 => "1 mean value".to_string(),
+                    channels => format!("1 or {channels} mean values"),
+                };
+                let message = format!("expected {expected}, found {}", values.len());
+                return Err(Diagnostic::invalid(message).into());
             }
             Mean::Image(image) => {
                 let mean = mean_planes(image, self.channels)?;

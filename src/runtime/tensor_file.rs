@@ -262,7 +262,14 @@ pub fn read_mean(path: &Path) -> Result<picture::Mean> {
     let tensor = match Format::of(start) {
         Format::Npy => npy::read(&mut reader, MAX_ELEMENTS).map_err(|e| failed(path, &e))?,
         Format::Npz => only_member(path)?,
-        _ => {
+        Format::Picture => {
+            let message = format!(
+                "{}: a mean is .npy or .binaryproto, not a picture",
+                path.display()
+            );
+            return Err(Diagnostic::invalid(message).into());
+        }
+        Format::Raw => {
             let mut bytes = Vec::new();
             let limited = reader.take(MAX_PICTURE_BYTES).read_to_end(&mut bytes);
             limited.map_err(|e| failed(path, &e))?;

@@ -58,6 +58,8 @@ fn step(layers: &[&str], about: &str, regions: Vec<Region>) -> Step {
     }
 }
 
+// Boxed as the helpers below make operands.
+#[allow(clippy::boxed_local)]
 fn map(lanes: u32, dst: Addr, value: Box<Expr>) -> Stmt {
     Stmt::Map {
         lanes,

@@ -1,0 +1,106 @@
+//! Time of each stage of the compiler: median of several rounds for each net.
+//!
+//! `cargo bench --bench compile [fixture…]`; stages are those of `caffec::compile`.
+
+use caffec::diag::Sources;
+use caffec::frontend::{State, load_net, weights};
+use caffec::runtime::exec::{Engine, Executable};
+use caffec::{Options, ir, lower, passes};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 9;
+const STAGES: [&str; 7] = ["load", "build", "passes", "lower", "check", "jit", "pack"];
+
+fn main() {
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let default = [
+        "lenet",
+        "nin_imagenet",
+        "googlenet",
+        "resnet50",
+        "resnet152",
+    ];
+    let nets = if named.is_empty() {
+        default.map(String::from).to_vec()
+    } else {
+        named
+    };
+    print!("{:16}", "ms");
+    STAGES.iter().for_each(|stage| print!("{stage:>9}"));
+    println!("{:>14}", "without pack");
+    for net in nets {
+        let mut rounds: Vec<Vec<f64>> = (0..ROUNDS).map(|_| stages(&net)).collect();
+        let medians: Vec<f64> = (0..STAGES.len())
+            .map(|stage| {
+                rounds.sort_by(|a, b| a[stage].total_cmp(&b[stage]));
+                rounds[ROUNDS / 2][stage]
+            })
+            .collect();
+        print!("{net:16}");
+        medians.iter().for_each(|ms| print!("{ms:9.2}"));
+        println!("{:14.2}", medians[..STAGES.len() - 1].iter().sum::<f64>());
+    }
+}
+
+fn stages(net: &str) -> Vec<f64> {
+    let mut clock = Clock {
+        last: Instant::now(),
+        laps: Vec::new(),
+    };
+    let mut sources = Sources::default();
+    let path = format!("fixtures/{net}.prototxt");
+    let bytes = std::fs::read(&path).expect("a fixture");
+    let net = load_net(&path, bytes, &mut sources, &State::default()).expect("a valid net");
+    clock.lap();
+    let built = ir::build(&net, &ir::Options::default());
+    let (mut graph, _) = built.valid().expect("a valid net");
+    clock.lap();
+    // Stand-in weights: made when they are packed, so that `pack` includes making them.
+    graph.edit("stand-ins", |graph| weights::random(graph, 1));
+    clock.last = Instant::now();
+    let options = Options::default();
+    let graph = passes::run(graph, options.fuse);
+    clock.lap();
+    let (isa, chains) = (options.isa, options.chains);
+    let lowered = lower::lower(&graph, &lower::Options { isa, chains }).expect("a lowering");
+    clock.lap();
+    let program = lowered.program.check().expect("a right program");
+    clock.lap();
+    // The weights' values do not matter to the code.
+    let block = caffec::runtime::arena::Block::zeroed(program.weights_len).expect("memory");
+    clock.last = Instant::now();
+    let executable = Executable::new(program, block, Engine::Jit).expect("code");
+    clock.lap();
+    drop(executable);
+    let len = lowered
+        .packs
+        .iter()
+        .map(|p| p.start() + p.len())
+        .max()
+        .unwrap_or(0);
+    let mut block = caffec::runtime::arena::Block::zeroed(len).expect("memory");
+    clock.last = Instant::now();
+    lower::pack(&graph, &lowered.packs, &mut block);
+    clock.lap();
+    clock
+        .laps
+        .iter()
+        .map(|lap| lap.as_secs_f64() * 1e3)
+        .collect()
+}
+
+struct Clock {
+    last: Instant,
+    laps: Vec<Duration>,
+}
+
+impl Clock {
+    fn lap(&mut self) {
+        let now = Instant::now();
+        self.laps.push(now - self.last);
+        self.last = now;
+    }
+}

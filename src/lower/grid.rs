@@ -1,0 +1,144 @@
+//! The outputs of a convolution as lines of pixels, and the regions that go over them.
+
+use super::Builder;
+use super::conv::Conv;
+use super::source::Source;
+use super::tile::{self, TileCall, TileKind};
+use super::view::Blocked;
+use crate::kernel::{Addr, Region};
+use crate::leaf::BLOCK;
+
+/// How the outputs of a convolution are laid out as lines of pixels.
+pub struct Grid {
+    pub images: usize,
+    pub lines: usize,
+    pub pixels: usize,
+    /// Of source, destination and residual: first element, stride of images, of lines.
+    pub src: [i64; 3],
+    pub dst: [i64; 3],
+    pub residual: [i64; 3],
+    pub dst_px: usize,
+    pub src_px: usize,
+}
+
+/// Source elements of one task's rows should stay in the second-level cache.
+const CHUNK_BYTES: usize = 384 << 10;
+
+/// How to go over the outputs: images as pixels for 1 × 1 maps, whole maps as one line
+/// where nothing lies between rows, else row by row.
+pub fn grids(
+    b: &Builder,
+    conv: &Conv,
+    source: &Source,
+    dst: &Blocked,
+    residual: Option<&Blocked>,
+) -> Vec<Grid> {
+    let line = |view: Option<&Blocked>| view.map_or([0; 3], |v| [v.base, v.image, v.row]);
+    let whole = Grid {
+        images: dst.n,
+        lines: dst.h,
+        pixels: dst.w,
+        src: [source.base, source.image, source.line],
+        dst: line(Some(dst)),
+        residual: line(residual),
+        dst_px: BLOCK,
+        src_px: source.px,
+    };
+    let flat = |v: &Blocked| v.is_flat();
+    let source_is_flat = source.row == (dst.w * BLOCK) as i64 || dst.h == 1;
+    if dst.h * dst.w == 1 && dst.n > 1 && residual.is_none_or(|r| r.image == dst.image) {
+        return vec![batch_grid(whole)];
+    }
+    let pointwise = conv.is_pointwise() && source.kind == TileKind::Blocked;
+    if pointwise && dst.h > 1 && source_is_flat && flat(dst) && residual.is_none_or(flat) {
+        return flat_grids(b, whole, dst.blocks());
+    }
+    vec![whole]
+}
+
+/// Images as pixels, for 1 × 1 maps.
+fn batch_grid(grid: Grid) -> Grid {
+    Grid {
+        images: 1,
+        pixels: grid.images,
+        src_px: grid.src[1] as usize,
+        dst_px: grid.dst[1] as usize,
+        ..grid
+    }
+}
+
+/// All pixels of a map as one line, cut into tiles.
+fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
+    let pixels = grid.lines * grid.pixels;
+    let runs = tile::choose(b.isa(), TileKind::Blocked, pixels, blocks, BLOCK);
+    let mut first = 0;
+    let mut grids = Vec::new();
+    for (mr, count) in tile::line_tiles(b.isa(), TileKind::Blocked, pixels, runs[0].0, BLOCK) {
+        let lines = |at: [i64; 3]| [at[0] + (first * BLOCK) as i64, at[1], (mr * BLOCK) as i64];
+        grids.push(Grid {
+            lines: count,
+            pixels: mr,
+            src: lines(grid.src),
+            dst: lines(grid.dst),
+            residual: lines(grid.residual),
+            ..grid
+        });
+        first += mr * count;
+    }
+    grids
+}
+
+/// The regions of one run of channel blocks over one grid: lines in chunks whose source
+/// stays in cache while all channel blocks go over it.
+pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> Vec<Region> {
+    let line_bytes = 4 * call.segments * call.taps * grid.pixels;
+    let most = (CHUNK_BYTES / line_bytes.max(1)).clamp(1, grid.lines);
+    let per_chunk = grid.lines.div_ceil(grid.lines.div_ceil(most));
+    let (chunks, rest) = (grid.lines / per_chunk, grid.lines % per_chunk);
+    let mut regions = Vec::new();
+    for (nb, first_block, tiles) in
+        tile::choose(b.isa(), call.kind, grid.pixels, blocks, call.src_px)
+    {
+        for (first_line, chunks, lines) in [(0, chunks, per_chunk), (chunks * per_chunk, 1, rest)] {
+            if lines == 0 || chunks == 0 {
+                continue;
+            }
+            let (image, chunk, tile, line) = (b.var(), b.var(), b.var(), b.var());
+            let along = |addr: &Addr, [_, images, line_stride]: [i64; 3]| {
+                let offset = addr.offset.clone();
+                let offset = offset
+                    .offset(first_line as i64 * line_stride)
+                    .plus(image, images)
+                    .plus(chunk, lines as i64 * line_stride)
+                    .plus(line, line_stride);
+                Addr {
+                    buffer: addr.buffer,
+                    offset,
+                }
+            };
+            let moved = TileCall {
+                src: along(&call.src, grid.src),
+                residual: call.residual.as_ref().map(|r| along(r, grid.residual)),
+                dst: along(&call.dst, grid.dst),
+                ..call.clone()
+            };
+            let moved = moved.blocks_on(first_block, tile, nb);
+            regions.push(Region {
+                tasks: vec![
+                    (image, grid.images as u32),
+                    (chunk, chunks as u32),
+                    (tile, tiles as u32),
+                    (line, lines as u32),
+                ],
+                body: b.line(&moved, grid.pixels, nb),
+                cost: line_cost(call, grid.pixels, nb),
+            });
+        }
+    }
+    regions
+}
+
+/// Nanoseconds, roughly.
+fn line_cost(call: &TileCall, pixels: usize, nb: usize) -> u64 {
+    (pixels * nb * call.segments * call.taps) as u64 / 4 + 1
+}

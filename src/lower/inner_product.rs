@@ -1,0 +1,93 @@
+//! Inner product, as a convolution whose kernel is the whole map.
+
+use super::Builder;
+use super::conv::{Conv, WeightStrides, finish, regions};
+use super::grid::grids;
+use super::source::Source;
+use super::view::{Blocked, Halo, pixels};
+use crate::diag::Result;
+use crate::ir::{BlobId, Node, ParamId};
+use crate::leaf::BLOCK;
+
+/// An inner product of `outputs` over everything from `axis` on; `transpose` says that
+/// the weights lie as inputs × outputs.
+pub fn inner_product(
+    b: &mut Builder,
+    node: &Node,
+    (src, dst): (BlobId, BlobId),
+    (weights, bias): (ParamId, Option<ParamId>),
+    (axis, outputs, transpose): (usize, usize, bool),
+) -> Result<()> {
+    let shape = b.graph.shape(src).clone();
+    let inputs = shape.count_of(axis..shape.len());
+    let maps = b.dims4(src).filter(|_| axis == 1);
+    let [m, c, h, w] = maps.unwrap_or([shape.count_of(0..axis), inputs, 1, 1]);
+    let view = match maps {
+        Some(_) => b.blocked(src)?,
+        None => matrix(b, src, m, inputs)?,
+    };
+    let area = h * w;
+    let unit = if transpose { outputs } else { 1 };
+    let strides = WeightStrides {
+        base: 0,
+        group: 0,
+        output: if transpose { 1 } else { inputs },
+        input: area * unit,
+        row: (w * unit) as isize,
+        column: unit as isize,
+    };
+    let conv = Conv {
+        src,
+        dst,
+        weights,
+        strides,
+        bias,
+        inputs: c,
+        outputs,
+        group: 1,
+        kernel: [h, w],
+        stride: [1, 1],
+        pad: [0, 0],
+        dilation: [1, 1],
+    };
+    let source = Source::blocked(&view, &conv);
+    let about = format!("inner product: {m}x{inputs} -> {m}x{outputs}");
+    if axis == 1 {
+        return finish(b, node, &conv, source, &about);
+    }
+    let name = format!("{} matrix", b.graph[dst].name);
+    let result = b.new_blocked(&name, [m, outputs, 1, 1], Halo::default())?;
+    let grids = grids(b, &conv, &source, &result, None);
+    let regions = regions(b, node, &conv, &source, &result, None, &grids)?;
+    b.step(
+        node.layers.clone(),
+        about,
+        regions,
+        (m * inputs * outputs) as u64,
+        b.traffic(node),
+    );
+    let plain = b.alloc_plain(dst)?;
+    let regions = b.to_plain(&result, plain);
+    b.step(
+        node.layers.clone(),
+        "blocked to plain",
+        regions,
+        0,
+        8 * (m * outputs) as u64,
+    );
+    Ok(())
+}
+
+/// A blob as a dense `m × k` matrix of pixels with `k` channels.
+fn matrix(b: &mut Builder, src: BlobId, m: usize, k: usize) -> Result<Blocked> {
+    let plain = b.plain(src)?;
+    if k.is_multiple_of(BLOCK) {
+        return Ok(pixels(plain, m, k));
+    }
+    let name = format!("{} matrix", b.graph[src].name);
+    let view = b.new_blocked(&name, [m, k, 1, 1], Halo::default())?;
+    let regions = b.to_blocked(plain, &view);
+    let layers = vec![b.graph[src].name.clone()];
+    b.step(layers, "plain to blocked", regions, 0, 8 * (m * k) as u64);
+    Ok(view)
+}

@@ -305,7 +305,8 @@ impl Generator {
             return format!("pooling_param {{ pool: {method} global_pooling: true }}");
         }
         let (kh, kw) = (1 + self.draw(4), 1 + self.draw(4));
-        let (sh, sw) = (1 + self.draw(3), 1 + self.draw(3));
+        // Larger strides leave windows without elements, whose maximum is -FLT_MAX.
+        let (sh, sw) = (1 + self.draw(kh), 1 + self.draw(kw));
         let (ph, pw) = (self.draw(kh), self.draw(kw));
         // The places of maxima are exact only where the values are.
         if method == "MAX" && layer.bottoms[0] == "data" && self.rarely(2) {
@@ -443,7 +444,7 @@ fn check(seed: u64, generator: &mut Generator) {
         &inputs,
         &want,
         &isas(),
-        seed % 16 == 0,
+        seed.is_multiple_of(16),
     );
 }
 

@@ -14,6 +14,7 @@ use caffec::lower::Chains;
 use caffec::passes::Fuse;
 use caffec::runtime::arena::Block;
 use caffec::runtime::exec::{Engine, Executable};
+use caffec::runtime::npy::read_npy;
 use caffec::{Options, Plan};
 use harness::{Emitted, bytes};
 use std::ops::Deref;
@@ -215,13 +216,17 @@ fn compare_emitted(name: &str, graph: &Valid, inputs: &[Tensor], isas: &[Isa], w
             let args = args.iter().chain(&setting).map(String::as_str);
             let output = emitted.run(&args.collect::<Vec<_>>());
             assert!(output.status.success(), "{output:?}");
-            for (port, want) in programs[0].outputs.iter().zip(want.iter()) {
-                let file = format!("out/{}.npy", port.name.replace('/', "_"));
-                let same = std::fs::read(emitted.path(&file))
-                    .unwrap()
-                    .ends_with(&bytes(want));
-                assert!(same, "{name}: emitted {}, {setting:?}", port.name);
-            }
+            let outputs = programs[0].outputs.iter();
+            let got = outputs.map(|port| read_output(&emitted, &port.name));
+            assert!(
+                Blobs(got.collect()) == *want,
+                "{name}: emitted {setting:?} differs"
+            );
         }
     }
+}
+
+fn read_output(emitted: &Emitted, blob: &str) -> Vec<f32> {
+    let file = emitted.path(&format!("out/{}.npy", blob.replace('/', "_")));
+    read_npy(&file).unwrap().data
 }

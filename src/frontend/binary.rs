@@ -86,14 +86,19 @@ impl BlobData {
     /// The numbers: in place where the file has them as aligned f32, otherwise
     /// converted.
     pub fn floats(&self) -> Cow<'_, [f32]> {
+        self.window(0..self.len())
+    }
+
+    /// Some of the numbers, likewise.
+    pub fn window(&self, wanted: Range<usize>) -> Cow<'_, [f32]> {
         match &self.0 {
-            Data::Owned(values) => Cow::Borrowed(values),
+            Data::Owned(values) => Cow::Borrowed(&values[wanted]),
             Data::InFile { file, range, width } => {
+                let size = *width as usize;
                 let bytes = &file.bytes()[range.clone()];
-                aligned(bytes, *width).map_or_else(
-                    || Cow::Owned(converted(bytes, *width).collect()),
-                    Cow::Borrowed,
-                )
+                let bytes = &bytes[wanted.start * size..wanted.end * size];
+                aligned(bytes, *width)
+                    .map_or_else(|| Cow::Owned(converted(bytes, *width)), Cow::Borrowed)
             }
         }
     }
@@ -114,10 +119,12 @@ fn aligned(bytes: &[u8], width: Width) -> Option<&[f32]> {
     (before.is_empty() && after.is_empty()).then_some(floats)
 }
 
-fn converted(bytes: &[u8], width: Width) -> Box<dyn Iterator<Item = f32> + '_> {
+fn converted(bytes: &[u8], width: Width) -> Vec<f32> {
     match width {
-        Width::Single => Box::new(chunks(bytes).map(f32::from_le_bytes)),
-        Width::Double => Box::new(chunks(bytes).map(|b| f64::from_le_bytes(b) as f32)),
+        Width::Single => chunks(bytes).map(f32::from_le_bytes).collect(),
+        Width::Double => chunks(bytes)
+            .map(|b| f64::from_le_bytes(b) as f32)
+            .collect(),
     }
 }
 

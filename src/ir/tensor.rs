@@ -3,6 +3,7 @@
 use super::Shape;
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A blob's values, row-major.
@@ -34,8 +35,8 @@ pub trait FloatSource: Send + Sync {
         self.len() == 0
     }
 
-    /// The values; borrowed where the source holds them as aligned f32.
-    fn floats(&self) -> Cow<'_, [f32]>;
+    /// Some of the values; borrowed where the source holds them as aligned f32.
+    fn window(&self, range: Range<usize>) -> Cow<'_, [f32]>;
 }
 
 impl FloatSource for Vec<f32> {
@@ -43,8 +44,8 @@ impl FloatSource for Vec<f32> {
         Vec::len(self)
     }
 
-    fn floats(&self) -> Cow<'_, [f32]> {
-        Cow::Borrowed(self)
+    fn window(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self[range])
     }
 }
 
@@ -65,8 +66,14 @@ impl FloatData {
         self.0.is_empty()
     }
 
+    /// All values.
     pub fn floats(&self) -> Cow<'_, [f32]> {
-        self.0.floats()
+        self.0.window(0..self.len())
+    }
+
+    /// Some of the values, so that a large blob need not be decoded whole.
+    pub fn window(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        self.0.window(range)
     }
 }
 

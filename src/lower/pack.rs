@@ -1,9 +1,10 @@
 //! Filling the weights block: constants, and convolution weights in tile order.
 
 use super::conv::WeightStrides;
-use crate::ir::{Graph, ParamId};
+use crate::ir::{FloatData, Graph, ParamId};
 use crate::leaf::BLOCK;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -98,54 +99,63 @@ impl TilePack {
         }
     }
 
-    /// Packs one block of output channels.
-    fn fill(&self, block: &BlockPack, weights: &[f32], out: &mut [f32]) {
+    /// Packs one block of output channels. `weights` is the part of the parameter from
+    /// element `start` on.
+    fn fill(&self, block: &BlockPack, start: usize, weights: &[f32], out: &mut [f32]) {
         let depthwise = self.order == SegmentOrder::Depthwise;
-        let lanes: Vec<Lane> = (0..BLOCK)
-            .map(|l| self.lane(block.block * BLOCK + l))
-            .collect();
+        let lanes = self.lanes(block);
         let mut runs = out.chunks_exact_mut(BLOCK);
         self.taps(block, |i, y, x| {
             let run = runs.next().expect("as many runs as taps");
+            let tap = y as isize * self.strides.row + x as isize * self.strides.column;
             for (value, lane) in run.iter_mut().zip(&lanes) {
-                let input = if depthwise {
-                    lane.first_input
-                } else {
-                    block.first_input + i
+                let input = match depthwise {
+                    true => Some(0),
+                    false => (block.first_input + i).checked_sub(lane.first_input),
                 };
-                *value = match input.checked_sub(lane.first_input) {
-                    Some(i) if lane.present && i < self.inputs_per_group => {
-                        let s = &self.strides;
-                        let at = lane.base
-                            + (i * s.input) as isize
-                            + y as isize * s.row
-                            + x as isize * s.column;
-                        lane.scaled(weights[at as usize])
-                    }
-                    _ => 0.0,
-                };
+                // Channels of other groups, or beyond the last one, stay zero.
+                if let Some(i) = input.filter(|&i| i < self.inputs_per_group) {
+                    let at = lane.base + (i * self.strides.input) as isize + tap;
+                    *value = lane.scaled(weights[at as usize - start]);
+                }
             }
         });
     }
 
-    fn lane(&self, output: usize) -> Lane {
-        let group = output / self.outputs_per_group;
-        let within = output % self.outputs_per_group;
+    /// The output channels of a block, as far as there are any.
+    fn lanes(&self, block: &BlockPack) -> Vec<Lane> {
+        let first = block.block * BLOCK;
+        (first..self.outputs.min(first + BLOCK))
+            .map(|output| {
+                let group = output / self.outputs_per_group;
+                let within = output % self.outputs_per_group;
+                let s = &self.strides;
+                Lane {
+                    first_input: group * self.inputs_per_group,
+                    base: s.base + (group * s.group + within * s.output) as isize,
+                    scale: self.scale.as_ref().map(|scale| f64::from(scale[output])),
+                }
+            })
+            .collect()
+    }
+
+    /// The part of the parameter that a block is packed from.
+    fn window(&self, block: &BlockPack) -> Range<usize> {
         let s = &self.strides;
-        Lane {
-            present: output < self.outputs,
-            first_input: group * self.inputs_per_group,
-            base: s.base + (group * s.group + within * s.output) as isize,
-            scale: match &self.scale {
-                Some(scale) if output < self.outputs => Some(f64::from(scale[output])),
-                _ => None,
-            },
-        }
+        let [kh, kw] = self.kernel.map(|k| k as isize - 1);
+        let (rows, columns) = (kh * s.row, kw * s.column);
+        let inputs = ((self.inputs_per_group - 1) * s.input) as isize;
+        let lanes = self.lanes(block);
+        let bases = lanes.iter().map(|lane| lane.base);
+        let low = bases.clone().min().expect("a block has channels");
+        let high = bases.max().expect("a block has channels");
+        let start = low + rows.min(0) + columns.min(0);
+        let end = high + inputs + rows.max(0) + columns.max(0) + 1;
+        start as usize..end as usize
     }
 }
 
 struct Lane {
-    present: bool,
     first_input: usize,
     base: isize,
     scale: Option<f64>,
@@ -211,19 +221,14 @@ fn run_jobs(graph: &Graph, jobs: Vec<Job>) {
     let jobs: Vec<std::sync::Mutex<Job>> = jobs.into_iter().map(std::sync::Mutex::new).collect();
     let next = AtomicUsize::new(0);
     let work = || {
-        // Decoding may copy a whole parameter: keep the last one for its other blocks.
+        // The last parameter that was decoded whole, for its other blocks.
         let mut held: Option<(ParamId, Cow<[f32]>)> = None;
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut job = job.lock().expect("no job panics while locked");
             let Job { pack, block, out } = &mut *job;
             match (pack, block) {
                 (Pack::Tiles(tiles), Some(block)) => {
-                    if held.as_ref().is_none_or(|(id, _)| *id != tiles.param) {
-                        drop(held.take());
-                        held = Some((tiles.param, data(graph, tiles.param)));
-                    }
-                    let (_, weights) = held.as_ref().expect("just set");
-                    tiles.fill(block, weights, out);
+                    pack_block(graph, tiles, block, &mut held, out);
                 }
                 (Pack::Bias(bias), _) => bias.fill(graph, out),
                 (Pack::Values { values, .. }, _) => out.copy_from_slice(values),
@@ -239,12 +244,31 @@ fn run_jobs(graph: &Graph, jobs: Vec<Job>) {
     });
 }
 
-fn data(graph: &Graph, param: ParamId) -> Cow<'_, [f32]> {
-    graph[param]
-        .data
-        .as_ref()
-        .expect("weights are assigned before packing")
-        .floats()
+/// Packs a block from just its part of the parameter, where it has one; weights that
+/// lie inputs first are decoded whole once.
+fn pack_block<'a>(
+    graph: &'a Graph,
+    tiles: &TilePack,
+    block: &BlockPack,
+    held: &mut Option<(ParamId, Cow<'a, [f32]>)>,
+    out: &mut [f32],
+) {
+    let data = data(graph, tiles.param);
+    let window = tiles.window(block);
+    if tiles.blocks.len() == 1 || window.len() <= data.len() / 2 {
+        return tiles.fill(block, window.start, &data.window(window.clone()), out);
+    }
+    if held.as_ref().is_none_or(|(id, _)| *id != tiles.param) {
+        drop(held.take());
+        *held = Some((tiles.param, data.floats()));
+    }
+    let (_, weights) = held.as_ref().expect("just set");
+    tiles.fill(block, 0, weights, out);
+}
+
+fn data(graph: &Graph, param: ParamId) -> &FloatData {
+    let data = graph[param].data.as_ref();
+    data.expect("weights are assigned before packing")
 }
 
 impl Pack {
@@ -269,7 +293,7 @@ impl Pack {
 
 impl BiasPack {
     fn fill(&self, graph: &Graph, out: &mut [f32]) {
-        let bias = self.bias.map(|p| data(graph, p));
+        let bias = self.bias.map(|p| data(graph, p).floats());
         let value = |of: &Option<Arc<[f32]>>, i: usize, none: f64| {
             of.as_ref().map_or(none, |v| f64::from(v[i]))
         };

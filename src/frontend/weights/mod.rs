@@ -19,6 +19,7 @@ use crate::ir::tensor::FloatSource;
 use crate::ir::{FloatData, Graph, Node, ParamId, Shape};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What happens to parameters that no weights file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +87,8 @@ impl FloatSource for BlobData {
         BlobData::len(self)
     }
 
-    fn floats(&self) -> Cow<'_, [f32]> {
-        BlobData::floats(self)
+    fn window(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        BlobData::window(self, range)
     }
 }
 

@@ -9,6 +9,7 @@
 use crate::ir::tensor::FloatSource;
 use crate::ir::{FloatData, Shape, Tensor};
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// An endless sequence of random numbers with random access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,18 +77,18 @@ impl<F: Fn(u64) -> f32 + Send + Sync> FloatSource for Generated<F> {
         self.len
     }
 
-    fn floats(&self) -> Cow<'_, [f32]> {
+    fn window(&self, range: Range<usize>) -> Cow<'_, [f32]> {
         // Below this a thread costs more than it saves.
         const LEAST: usize = 1 << 18;
-        let mut values = vec![0.0; self.len];
+        let mut values = vec![0.0; range.len()];
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let part = self.len.div_ceil(threads).max(LEAST);
-        if self.len <= part {
-            self.fill(0, &mut values);
+        let part = range.len().div_ceil(threads).max(LEAST);
+        if range.len() <= part {
+            self.fill(range.start, &mut values);
         } else {
             std::thread::scope(|scope| {
                 for (n, chunk) in values.chunks_mut(part).enumerate() {
-                    scope.spawn(move || self.fill(n * part, chunk));
+                    scope.spawn(move || self.fill(range.start + n * part, chunk));
                 }
             });
         }

@@ -68,13 +68,18 @@ impl Generator {
         let inputs = 1 + self.draw(4) / 3;
         for i in 0..inputs {
             let channels = self.pick(&[1, 2, 3, 4, 5, 8, 13, 16, 17, 24, 32, 33]);
-            let (h, w) = (1 + self.draw(15), 1 + self.draw(15));
+            let mut shape = vec![batch, channels, 1 + self.draw(15), 1 + self.draw(15)];
+            match self.draw(8) {
+                0 => shape.truncate(1 + self.draw(3)),
+                1 => shape.push(1 + self.draw(3)),
+                _ => {}
+            }
             let name = ["data", "guide"][i];
             self.text += &format!(
-                "layer {{ name: '{name}' type: 'Input' top: '{name}' input_param {{ \
-                 shape {{ dim: [{batch}, {channels}, {h}, {w}] }} }} }}\n"
+                "layer {{ name: '{name}' type: 'Input' top: '{name}' \
+                 input_param {{ shape {{ dim: {shape:?} }} }} }}\n"
             );
-            self.blobs.push((name.into(), vec![batch, channels, h, w]));
+            self.blobs.push((name.into(), shape));
         }
         let layers = 2 + self.draw(10);
         for _ in 0..6 * layers {

@@ -70,18 +70,13 @@ fn stages(net: &str) -> Vec<f64> {
     let program = lowered.program.check().expect("a right program");
     clock.lap();
     // The weights' values do not matter to the code.
-    let block = caffec::runtime::arena::Block::zeroed(program.weights_len).expect("memory");
+    let weights_len = program.weights_len;
+    let block = caffec::runtime::arena::Block::zeroed(weights_len).expect("memory");
     clock.last = Instant::now();
     let executable = Executable::new(program, block, Engine::Jit).expect("code");
     clock.lap();
     drop(executable);
-    let len = lowered
-        .packs
-        .iter()
-        .map(|p| p.start() + p.len())
-        .max()
-        .unwrap_or(0);
-    let mut block = caffec::runtime::arena::Block::zeroed(len).expect("memory");
+    let mut block = caffec::runtime::arena::Block::zeroed(weights_len).expect("memory");
     clock.last = Instant::now();
     lower::pack(&graph, &lowered.packs, &mut block);
     clock.lap();

@@ -18,7 +18,9 @@
 //!
 //! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
 //! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
-//! nothing between `frontend` and the command line reads or writes files.
+//! files are read and written by `frontend` (weights), `runtime` (tensors) and the
+//! command line, and by nothing in between; only the command line prints. How the rooms
+//! work together is told in `docs/DESIGN.md`.
 
 pub mod backend;
 pub mod diag;

@@ -32,6 +32,9 @@ pub enum Command {
     /// Run the net once on the given inputs
     Run(RunArgs),
     /// Time the net: fused against unfused, per chain and in total
+    #[command(
+        after_help = "With -i, --output-dir, --no-fuse or --backend one setting is timed by itself."
+    )]
     Bench(BenchArgs),
     /// Show layers, shapes, parameters, multiply-adds, memory and receptive fields
     Summary(SummaryArgs),

@@ -95,6 +95,29 @@ impl Pointwise {
         let scaled = Self::binary(BinaryOp::Mul, slope, negative);
         Self::binary(BinaryOp::Add, positive, scaled)
     }
+
+    /// The expressions that this one is made of directly.
+    pub fn parts(&self) -> Vec<&Pointwise> {
+        match self {
+            Pointwise::Bottom(_)
+            | Pointwise::BottomAt { .. }
+            | Pointwise::Const(_)
+            | Pointwise::Broadcast(_) => vec![],
+            Pointwise::Unary(_, x) | Pointwise::Function { x, .. } => vec![x],
+            Pointwise::Binary(_, a, b) => vec![a, b],
+            Pointwise::Fma(a, b, c) => vec![a, b, c],
+            Pointwise::Less { a, b, x, y } => vec![a, b, x, y],
+        }
+    }
+
+    pub fn is_function(&self) -> bool {
+        matches!(self, Pointwise::Function { .. })
+    }
+
+    /// Whether a function occurs anywhere.
+    pub fn has_function(&self) -> bool {
+        self.is_function() || self.parts().iter().any(|p| p.has_function())
+    }
 }
 
 impl Pointwise {

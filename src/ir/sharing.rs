@@ -5,18 +5,8 @@ use super::wiring::Layer;
 use super::{FloatData, Graph, Param, ParamId, ParamSpec};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::{BlobProto, ParamSpec as Declared, param_spec::DimCheckMode};
+use crate::frontend::weights::FILLERS;
 use std::collections::HashMap;
-
-/// Filler types that Caffe knows (`filler.hpp`).
-const FILLERS: &[&str] = &[
-    "constant",
-    "gaussian",
-    "uniform",
-    "positive_unitball",
-    "xavier",
-    "msra",
-    "bilinear",
-];
 
 /// The parameters that have a name.
 #[derive(Default)]

@@ -3,10 +3,14 @@
 //! * ids are in range; inputs and tops are written once, before they are read;
 //! * shapes of tops are those that the layers infer from their bottoms;
 //! * a node has as many parameters as its layer wants, of the right size;
-//! * a residual is a last bottom of the top's shape;
+//! * epilogues belong to nodes with output channels and have one constant for each;
+//!   a residual is a last bottom of the top's shape;
+//! * `Op::Pointwise` reads bottoms in the shape that it reads them by; its constants
+//!   fit; functions are only at the root;
+//! * chains are runs of neighbouring nodes, each the only reader of the one before;
 //! * outputs and names exist.
 
-use super::{BlobId, Graph, Node, Shape};
+use super::{Activation, BlobId, Graph, Node, NodeId, Pointwise, Shape};
 use crate::frontend::proto::Phase;
 use crate::layers::{Cx, Op};
 
@@ -24,6 +28,8 @@ impl Graph {
             }
             self.verify_shapes(node).map_err(broken)?;
             self.verify_params(node).map_err(broken)?;
+            self.verify_epilogue(node).map_err(broken)?;
+            self.verify_pointwise(node).map_err(broken)?;
             for &top in &node.tops {
                 write(&mut written, top).map_err(broken)?;
             }
@@ -31,7 +37,7 @@ impl Graph {
         for &blob in self.outputs.iter().chain(self.names.values()) {
             read(&written, blob)?;
         }
-        Ok(())
+        self.verify_chains()
     }
 
     fn verify_shapes(&self, node: &Node) -> Result<(), String> {
@@ -96,6 +102,74 @@ impl Graph {
         }
         Ok(())
     }
+
+    fn verify_epilogue(&self, node: &Node) -> Result<(), String> {
+        let e = &node.epilogue;
+        if e.is_empty() {
+            return Ok(());
+        }
+        let channels = node.channels(self).ok_or("takes no epilogue")?;
+        let slopes = match &e.activation {
+            Some(Activation::PRelu { slopes }) => Some(slopes),
+            Some(Activation::Relu { .. }) | None => None,
+        };
+        for values in [&e.scale, &e.shift].into_iter().flatten().chain(slopes) {
+            require(values.len() == channels, || {
+                format!("{} constants for {channels} channels", values.len())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn verify_pointwise(&self, node: &Node) -> Result<(), String> {
+        let Op::Pointwise(expr) = &node.op else {
+            return Ok(());
+        };
+        require(!expr.parts().iter().any(|p| p.has_function()), || {
+            "a function inside an expression".to_string()
+        })?;
+        self.verify_reads(node, expr)
+    }
+
+    /// Checks every read and constant of `expr`.
+    fn verify_reads(&self, node: &Node, expr: &Pointwise) -> Result<(), String> {
+        let top = self.shape(node.tops[0]);
+        let bottom = |n: usize| node.bottoms.get(n).map(|&b| self.shape(b));
+        let fits = match expr {
+            Pointwise::Bottom(n) => bottom(*n) == Some(top),
+            Pointwise::BottomAt { bottom: n, axis } => {
+                bottom(*n).is_some_and(|small| top[(*axis).min(top.len())..].starts_with(small))
+            }
+            Pointwise::Broadcast(b) => top
+                .get(b.axis..b.axis + b.axes)
+                .is_some_and(|dims| dims.iter().product::<usize>() == b.values.len()),
+            _ => true,
+        };
+        require(fits, || format!("{expr:?} does not fit a top of {top}"))?;
+        let parts = expr.parts();
+        parts.iter().try_for_each(|p| self.verify_reads(node, p))
+    }
+
+    fn verify_chains(&self) -> Result<(), String> {
+        if self.chains.is_empty() {
+            return Ok(());
+        }
+        let readers = self.readers();
+        for pair in self.chains.iter().flat_map(|chain| chain.windows(2)) {
+            let top = self[pair[0]].tops[0];
+            let alone = readers[top.0 as usize].iter().all(|&r| r == pair[1])
+                && !readers[top.0 as usize].is_empty()
+                && !self.outputs.contains(&top);
+            require(alone && pair[1] == NodeId(pair[0].0 + 1), || {
+                format!("{} and {} are no chain", pair[0], pair[1])
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(message()) }
 }
 
 fn write(written: &mut [bool], blob: BlobId) -> Result<(), String> {

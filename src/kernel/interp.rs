@@ -4,7 +4,7 @@
 //! called as they are, since they have tests of their own.
 
 use super::check::{Checked, Space};
-use super::{Addr, Affine, Arg, BinaryOp, BufferId, Expr, Place, Region, Stmt, UnaryOp, Var};
+use super::{Addr, Affine, Arg, BinaryOp, BufferId, Expr, Place, Region, Stmt, Var};
 use crate::leaf::{Isa, Leaf, Value};
 
 /// What the engines fill memory with that nothing has been written to: a signalling
@@ -137,10 +137,10 @@ impl Machine<'_> {
             // SAFETY: as above.
             Expr::Splat(addr) => [unsafe { *self.pointer(addr) }; 16],
             Expr::Const(x) => [*x; 16],
-            Expr::Unary(op, a) => self.eval(a, lanes).map(|a| unary(*op, a)),
+            Expr::Unary(op, a) => self.eval(a, lanes).map(|a| op.apply(a)),
             Expr::Binary(op, a, b) => {
                 let (a, b) = (self.eval(a, lanes), self.eval(b, lanes));
-                std::array::from_fn(|l| binary(*op, a[l], b[l]))
+                std::array::from_fn(|l| op.apply(a[l], b[l]))
             }
             Expr::Fma(a, b, c) => {
                 let (a, b) = (self.eval(a, lanes), self.eval(b, lanes));
@@ -176,43 +176,12 @@ impl Machine<'_> {
     ) {
         let Some((&(var, extent), inner)) = window.split_first() else {
             let value = self.eval(value, lanes);
-            *acc = std::array::from_fn(|l| binary(op, acc[l], value[l]));
+            *acc = std::array::from_fn(|l| op.apply(acc[l], value[l]));
             return;
         };
         for i in 0..extent {
             self.vars[var.0 as usize] = i.into();
             self.reduce(op, inner, value, lanes, acc);
-        }
-    }
-}
-
-fn unary(op: UnaryOp, a: f32) -> f32 {
-    match op {
-        UnaryOp::Neg => -a,
-        UnaryOp::Abs => a.abs(),
-        UnaryOp::Sqrt => a.sqrt(),
-    }
-}
-
-fn binary(op: BinaryOp, a: f32, b: f32) -> f32 {
-    match op {
-        BinaryOp::Add => a + b,
-        BinaryOp::Sub => a - b,
-        BinaryOp::Mul => a * b,
-        BinaryOp::Div => a / b,
-        BinaryOp::Max => {
-            if a < b {
-                b
-            } else {
-                a
-            }
-        }
-        BinaryOp::Min => {
-            if b < a {
-                b
-            } else {
-                a
-            }
         }
     }
 }

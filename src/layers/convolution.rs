@@ -320,24 +320,14 @@ fn two(values: &[usize], none: usize) -> [usize; 2] {
 impl Geometry {
     /// The zeros that the windows read around a bottom of one or two spatial axes.
     fn halo(&self) -> Halo {
-        let side = |i: usize| match self.input.get(i) {
-            Some(&size) => lower::reach(
-                size,
-                self.output[i],
-                self.kernel[i],
-                self.stride[i],
-                self.pad[i],
-                self.dilation[i],
-            ),
-            None => (0, 0),
-        };
-        let ((top, bottom), (left, right)) = (side(0), side(1));
-        Halo {
-            top,
-            bottom,
-            left,
-            right,
-        }
+        lower::window_halo(
+            &self.input,
+            &self.output,
+            &self.kernel,
+            &self.stride,
+            &self.pad,
+            &self.dilation,
+        )
     }
 }
 

@@ -77,9 +77,9 @@ impl WeightStrides {
     }
 }
 
-/// Rows and columns that windows reach beyond a map of `size`, for `outputs` windows:
+/// Rows or columns that windows reach beyond a map of `size`, for `outputs` windows:
 /// before it and after it.
-pub fn reach(
+fn reach(
     size: usize,
     outputs: usize,
     kernel: usize,
@@ -94,26 +94,40 @@ pub fn reach(
     (pad, end.saturating_sub(size.saturating_add(pad)))
 }
 
+/// The zeros that windows read around their source: height, then width, or height
+/// alone; all slices have one entry for each.
+pub fn window_halo(
+    src: &[usize],
+    dst: &[usize],
+    kernel: &[usize],
+    stride: &[usize],
+    pad: &[usize],
+    dilation: &[usize],
+) -> Halo {
+    let side = |i: usize| match src.get(i) {
+        Some(&size) => reach(size, dst[i], kernel[i], stride[i], pad[i], dilation[i]),
+        None => (0, 0),
+    };
+    let ((top, bottom), (left, right)) = (side(0), side(1));
+    Halo {
+        top,
+        bottom,
+        left,
+        right,
+    }
+}
+
 impl Conv {
     /// The zeros that it reads around its source.
     pub fn halo(&self, src: [usize; 2], dst: [usize; 2]) -> Halo {
-        let side = |i: usize| {
-            reach(
-                src[i],
-                dst[i],
-                self.kernel[i],
-                self.stride[i],
-                self.pad[i],
-                self.dilation[i],
-            )
-        };
-        let ((top, bottom), (left, right)) = (side(0), side(1));
-        Halo {
-            top,
-            bottom,
-            left,
-            right,
-        }
+        let Conv {
+            kernel,
+            stride,
+            pad,
+            dilation,
+            ..
+        } = self;
+        window_halo(&src, &dst, kernel, stride, pad, dilation)
     }
 
     pub fn is_depthwise(&self) -> bool {

@@ -25,7 +25,7 @@ mod tile;
 mod view;
 
 pub use concat::{concat, slice};
-pub use conv::{Conv, WeightStrides, convolution, reach};
+pub use conv::{Conv, WeightStrides, convolution, window_halo};
 pub use deconvolution::deconvolution;
 pub use inner_product::inner_product;
 pub use pack::{Pack, pack};
@@ -35,7 +35,7 @@ pub use rows::{accuracy, argmax, lrn_across, pool_with_mask, softmax, softmax_lo
 pub use view::{Blocked, Halo, Plain};
 
 use crate::diag::{Diagnostic, Result};
-use crate::ir::{BlobId, Graph, Node, NodeId, ParamId};
+use crate::ir::{BlobId, Graph, Node, NodeId};
 use crate::kernel::{
     Addr, Affine, Arg, Buffer, BufferId, Place, Port, Program, Region, Step, Stmt, TableId, Var,
 };
@@ -315,10 +315,6 @@ impl<'g> Builder<'g> {
         };
         self.vectors.insert(key, addr.clone());
         addr
-    }
-
-    pub fn param_len(&self, param: ParamId) -> usize {
-        self.graph[param].spec.shape.count()
     }
 
     /// Adds a step, with the halo fills of buffers that it is the first to write.

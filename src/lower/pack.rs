@@ -273,7 +273,7 @@ fn data(graph: &Graph, param: ParamId) -> &FloatData {
 
 impl Pack {
     /// First element in the weights block.
-    pub fn start(&self) -> usize {
+    fn start(&self) -> usize {
         match self {
             Pack::Values { start, .. } => *start,
             Pack::Tiles(tiles) => tiles.start,
@@ -282,7 +282,7 @@ impl Pack {
     }
 
     /// Elements that it fills.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         match self {
             Pack::Values { values, .. } => values.len(),
             Pack::Tiles(tiles) => tiles.packed_len(),

@@ -1,12 +1,13 @@
 //! Element-wise nodes: one `Map`, then the function leaf if the expression's root is
 //! one.
 
-use super::view::Blocked;
+use super::view::{Blocked, Plain};
 use super::{Builder, for_loop};
 use crate::diag::{Diagnostic, Result};
-use crate::ir::{BlobId, Broadcast, Node, Pointwise, Shape};
-use crate::kernel::{Addr, Affine, Arg, Expr, Region, Stmt, Var};
+use crate::ir::{BlobId, Node, Pointwise, Shape};
+use crate::kernel::{Addr, Affine, Arg, BufferId, Expr, Region, Stmt, Var};
 use crate::leaf::{BLOCK, Function, Leaf};
+use std::ops::Range;
 
 /// A function leaf and its constants.
 type Root = Option<(Function, [f32; 3])>;
@@ -208,11 +209,7 @@ fn blocked(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Ro
 
 /// Axes between which nothing but whole stretches of memory is addressed: for each
 /// loop, the axes that it runs over.
-fn loops(
-    shape: &Shape,
-    expr: &Pointwise,
-    small: impl Fn(usize) -> usize,
-) -> Vec<std::ops::Range<usize>> {
+fn loops(shape: &Shape, expr: &Pointwise, small: impl Fn(usize) -> usize) -> Vec<Range<usize>> {
     let mut cuts = vec![0, shape.len()];
     for leaf in leaves(expr) {
         match leaf {
@@ -234,109 +231,137 @@ fn plain(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Root
     let dst = b.alloc_plain(top)?;
     let shape = b.graph.shape(top).clone();
     let axes_of = |n: usize| b.graph.shape(node.bottoms[n]).len();
-    let mut outer: Vec<(Var, std::ops::Range<usize>)> = Vec::new();
     let mut ranges = loops(&shape, expr, axes_of);
     let last = ranges.pop().unwrap_or(0..0);
-    for range in ranges {
-        outer.push((b.var(), range));
-    }
+    let outer: Vec<_> = ranges.into_iter().map(|range| (b.var(), range)).collect();
     let len = shape.count_of(last.clone());
     let mut regions = Vec::new();
     for (lanes, first, count) in [(16, 0, len / 16), (1, len / 16 * 16, len % 16)] {
-        if count == 0 {
-            continue;
+        if count > 0 {
+            let stretch = Stretch {
+                shape: &shape,
+                outer: &outer,
+                last: last.clone(),
+                inner: b.var(),
+                lanes,
+                first,
+                count,
+            };
+            let value = stretch.value(b, node, expr, &bottoms)?;
+            regions.push(stretch.region(&dst, value, root));
         }
-        let inner = b.var();
-        // The element's offset along the axes `over` of a blob that has only these.
-        let offset = |base: i64, over: std::ops::Range<usize>| -> Affine {
-            let mut offset = Affine::constant(base);
-            for (var, range) in &outer {
-                if over.contains(&range.start) {
-                    offset = offset.plus(*var, shape.count_of(range.end..over.end) as i64);
-                }
-            }
-            if over.end == shape.len() && over.contains(&last.start) {
-                offset = offset.offset(first as i64).plus(inner, lanes);
-            }
-            offset
-        };
-        let all = 0..shape.len().max(1);
-        let whole = |base: i64| match shape.len() {
-            0 => Affine::constant(base),
-            _ => offset(base, all.clone()),
-        };
-        let access = |addr: Addr, end: usize| {
-            if end == shape.len() {
-                Expr::Load(addr)
-            } else {
-                Expr::Splat(addr)
-            }
-        };
-        let value = translate(expr, &mut |leaf| match leaf {
-            Pointwise::Bottom(n) => Expr::Load(Addr {
-                buffer: bottoms[*n].buffer,
-                offset: whole(bottoms[*n].base),
-            }),
-            Pointwise::BottomAt { bottom, axis } => {
-                let (view, end) = (
-                    bottoms[*bottom],
-                    axis + b.graph.shape(node.bottoms[*bottom]).len(),
-                );
-                let addr = Addr {
-                    buffer: view.buffer,
-                    offset: offset(view.base, *axis..end),
-                };
-                access(addr, end)
-            }
-            Pointwise::Broadcast(Broadcast { values, .. }) if values.len() == 1 => {
-                Expr::Const(values[0])
-            }
-            Pointwise::Broadcast(v) => {
-                let constant = b.vector(&node.name, &v.values);
-                let end = v.axis + v.axes;
-                let offset = offset(constant.offset.base, v.axis..end);
-                access(
-                    Addr {
-                        buffer: constant.buffer,
-                        offset,
-                    },
-                    end,
-                )
-            }
-            _ => unreachable!("leaves only"),
-        })?;
-        let to = Addr {
-            buffer: dst.buffer,
-            offset: whole(dst.base),
-        };
-        let map = Stmt::Map {
-            lanes: lanes as u32,
-            dst: to.clone(),
-            value,
-        };
-        let mut body = for_loop(inner, count, vec![map]);
-        if let Some(root) = root {
-            let mut start = to;
-            start.offset.terms.retain(|(var, _)| *var != inner);
-            body.push(unary_call(root, start, count * lanes as usize));
-        }
-        let tasks = outer
-            .iter()
-            .map(|(var, range)| (*var, shape.count_of(range.clone()) as u32));
-        regions.push(Region {
-            tasks: tasks.collect(),
-            body,
-            cost: count as u64 * 4 + 1,
-        });
     }
     let about = format!("element-wise: {shape}");
     b.step(node.layers.clone(), about, regions, 0, b.traffic(node));
     Ok(())
 }
 
+/// Loops over all elements of a plain top, or over those that do not fill whole vectors.
+struct Stretch<'a> {
+    shape: &'a Shape,
+    /// Axes that one loop each runs over; the tasks.
+    outer: &'a [(Var, Range<usize>)],
+    /// Axes that the innermost loop runs over,
+    last: Range<usize>,
+    inner: Var,
+    /// with this many lanes, from this element on, so often.
+    lanes: u32,
+    first: usize,
+    count: usize,
+}
+
+impl Stretch<'_> {
+    /// The element's offset in a blob that has only the axes `over`.
+    fn offset(&self, base: i64, over: Range<usize>) -> Affine {
+        let mut offset = Affine::constant(base);
+        for (var, range) in self.outer {
+            if over.contains(&range.start) {
+                offset = offset.plus(*var, self.shape.count_of(range.end..over.end) as i64);
+            }
+        }
+        if over.end == self.shape.len() && over.contains(&self.last.start) {
+            offset = offset
+                .offset(self.first as i64)
+                .plus(self.inner, self.lanes.into());
+        }
+        offset
+    }
+
+    /// The element's place in a blob of the top's shape.
+    fn whole(&self, view: &Plain) -> Addr {
+        let offset = match self.shape.len() {
+            0 => Affine::constant(view.base),
+            axes => self.offset(view.base, 0..axes),
+        };
+        Addr {
+            buffer: view.buffer,
+            offset,
+        }
+    }
+
+    /// Reads what lies along the axes `over` from `base` on: lane by lane if the
+    /// innermost loop runs over the last of them.
+    fn part(&self, buffer: BufferId, base: i64, over: Range<usize>) -> Expr {
+        let along = over.end == self.shape.len();
+        let offset = self.offset(base, over);
+        let addr = Addr { buffer, offset };
+        match along {
+            true => Expr::Load(addr),
+            false => Expr::Splat(addr),
+        }
+    }
+
+    fn value(
+        &self,
+        b: &mut Builder,
+        node: &Node,
+        expr: &Pointwise,
+        bottoms: &[Plain],
+    ) -> Result<Expr> {
+        translate(expr, &mut |leaf| match leaf {
+            Pointwise::Bottom(n) => Expr::Load(self.whole(&bottoms[*n])),
+            Pointwise::BottomAt { bottom, axis } => {
+                let Plain { buffer, base } = bottoms[*bottom];
+                let axes = b.graph.shape(node.bottoms[*bottom]).len();
+                self.part(buffer, base, *axis..axis + axes)
+            }
+            Pointwise::Broadcast(v) if v.values.len() == 1 => Expr::Const(v.values[0]),
+            Pointwise::Broadcast(v) => {
+                let Addr { buffer, offset } = b.vector(&node.name, &v.values);
+                self.part(buffer, offset.base, v.axis..v.axis + v.axes)
+            }
+            _ => unreachable!("leaves only"),
+        })
+    }
+
+    fn region(&self, dst: &Plain, value: Expr, root: Root) -> Region {
+        let to = self.whole(dst);
+        let map = Stmt::Map {
+            lanes: self.lanes,
+            dst: to.clone(),
+            value,
+        };
+        let mut body = for_loop(self.inner, self.count, vec![map]);
+        if let Some(root) = root {
+            let mut start = to;
+            start.offset.terms.retain(|(var, _)| *var != self.inner);
+            body.push(unary_call(root, start, self.count * self.lanes as usize));
+        }
+        let tasks = self.outer.iter();
+        Region {
+            tasks: tasks
+                .map(|(var, range)| (*var, self.shape.count_of(range.clone()) as u32))
+                .collect(),
+            body,
+            cost: self.count as u64 * 4 + 1,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::Broadcast;
 
     #[test]
     fn loops_break_where_constants_begin_and_end() {

@@ -5,20 +5,6 @@ use crate::kernel::{BinaryOp, UnaryOp};
 use std::sync::Arc;
 
 impl Pointwise {
-    /// The expressions that this one is made of directly.
-    pub fn parts(&self) -> Vec<&Pointwise> {
-        match self {
-            Pointwise::Bottom(_)
-            | Pointwise::BottomAt { .. }
-            | Pointwise::Const(_)
-            | Pointwise::Broadcast(_) => vec![],
-            Pointwise::Unary(_, x) | Pointwise::Function { x, .. } => vec![x],
-            Pointwise::Binary(_, a, b) => vec![a, b],
-            Pointwise::Fma(a, b, c) => vec![a, b, c],
-            Pointwise::Less { a, b, x, y } => vec![a, b, x, y],
-        }
-    }
-
     pub fn parts_mut(&mut self) -> Vec<&mut Pointwise> {
         match self {
             Pointwise::Bottom(_)
@@ -35,15 +21,6 @@ impl Pointwise {
     /// Number of operations, constants and reads.
     pub fn size(&self) -> usize {
         1 + self.parts().iter().map(|p| p.size()).sum::<usize>()
-    }
-
-    pub fn is_function(&self) -> bool {
-        matches!(self, Pointwise::Function { .. })
-    }
-
-    /// Whether a function occurs anywhere.
-    pub fn has_function(&self) -> bool {
-        self.is_function() || self.parts().iter().any(|p| p.has_function())
     }
 
     /// How often bottom n is read at the element itself; `None` if it is (also) read

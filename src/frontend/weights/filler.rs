@@ -8,14 +8,15 @@ use crate::frontend::proto::FillerParameter;
 use crate::frontend::proto::filler_parameter::VarianceNorm;
 use crate::ir::{FloatData, ParamSpec, Shape};
 
-const TYPES: &[&str] = &[
-    "bilinear",
+/// All types, as a layer may name them.
+pub const FILLERS: &[&str] = &[
     "constant",
     "gaussian",
-    "msra",
-    "positive_unitball",
     "uniform",
+    "positive_unitball",
     "xavier",
+    "msra",
+    "bilinear",
 ];
 
 /// The values that the parameter's filler gives, drawn from `stream`.
@@ -52,7 +53,7 @@ pub fn fill(spec: &ParamSpec, stream: Stream) -> Result<FloatData, Diagnostic> {
 
 fn unknown(name: &str) -> Diagnostic {
     let d = Diagnostic::invalid(format!("unknown filler type `{name}`"));
-    match did_you_mean(name, TYPES.iter().copied()) {
+    match did_you_mean(name, FILLERS.iter().copied()) {
         Some(known) => d.help(format!("did you mean `{known}`?")),
         None => d,
     }

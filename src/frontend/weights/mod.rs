@@ -10,6 +10,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use filler::FILLERS;
 pub use he::random;
 pub use stream::{Stream, random_input, random_labels};
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Access, Bug, Scope, Space, walk_region};
+use super::access::{Access, Scope};
+use super::walk::walk_region;
+use super::{Bug, Space};
 use crate::kernel::{Program, Region, Step};
 
 /// Elements `start..end` of a space that task `task` of a step touches.

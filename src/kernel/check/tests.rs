@@ -1,7 +1,7 @@
 use super::*;
 use crate::kernel::testing::{at, for_loop, load, map, region};
-use crate::kernel::{Affine, BinaryOp, TableId};
-use crate::leaf::{Function, Isa};
+use crate::kernel::{Addr, Affine, Arg, BinaryOp, TableId};
+use crate::leaf::{Function, Isa, Leaf};
 
 const I: Var = Var(0);
 const J: Var = Var(1);

@@ -69,7 +69,8 @@ impl Diagnostic {
     }
 
     pub fn bug(message: impl Into<String>) -> Self {
-        Self::new(Kind::Bug, message).help("this is a mistake of caffec: please report it, if you can with the file")
+        Self::new(Kind::Bug, message)
+            .help("this is a mistake of caffec: please report it, if you can with the file")
     }
 
     /// A failed operation on the file `path`; `Invalid` if its content is the reason.

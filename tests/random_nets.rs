@@ -261,7 +261,9 @@ impl Generator {
     }
 
     fn convolution(&mut self, channels: usize) -> String {
-        let divisors: Vec<usize> = (1..=channels).filter(|g| channels % g == 0).collect();
+        let divisors: Vec<usize> = (1..=channels)
+            .filter(|g| channels.is_multiple_of(*g))
+            .collect();
         let group = match self.draw(5) {
             0 => channels,
             1 => self.pick(&divisors),

@@ -1,7 +1,8 @@
 //! What went wrong, where, and how it is told.
 //!
 //! Everything that a user's file, picture or option can cause is a
-//! [`Diagnostic`]; our own mistakes are assertions. Spans are byte ranges into a
+//! [`Diagnostic`], also a wrong program that the kernel's checker stops; our other
+//! mistakes are assertions. Spans are byte ranges into a
 //! [`Sources`] entry; line and column are computed only when a message is
 //! rendered.
 
@@ -17,6 +18,8 @@ pub enum Kind {
     Unsupported,
     /// The operating system said no.
     Io,
+    /// A mistake of ours, found before it did harm.
+    Bug,
 }
 
 /// A file known to [`Sources`].
@@ -63,6 +66,11 @@ impl Diagnostic {
 
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(Kind::Unsupported, message)
+    }
+
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, message)
+            .help("this is a mistake of caffec: please report it, if you can with the file")
     }
 
     /// A failed operation on the file `path`; `Invalid` if its content is the reason.
@@ -209,9 +217,11 @@ impl Sources {
         if let Some(layer) = &d.layer {
             out += &format!("layer `{}`: ", clean(layer));
         }
-        if d.kind == Kind::Unsupported {
-            out += "unsupported: ";
-        }
+        out += match d.kind {
+            Kind::Unsupported => "unsupported: ",
+            Kind::Bug => "internal error: ",
+            Kind::Invalid | Kind::Io => "",
+        };
         out += &clean(&d.message);
         for (span, note) in &d.related {
             out += &format!("\n{}: note: {}", self.place(*span), clean(note));
@@ -308,6 +318,11 @@ mod tests {
         assert_eq!(
             sources.render(&d),
             "net.prototxt:2:9: error: layer `p\\u{202e}1`: unsupported: no such thing"
+        );
+        assert!(
+            sources
+                .render(&Diagnostic::bug("overlap"))
+                .starts_with("error: internal error: overlap\n  help: ")
         );
     }
 

@@ -34,7 +34,7 @@ pub mod passes;
 pub mod runtime;
 pub mod summary;
 
-use diag::Result;
+use diag::{Diagnostic, Result};
 use ir::Valid;
 use kernel::Checked;
 use leaf::Isa;
@@ -76,10 +76,8 @@ pub struct Plan {
 /// From a valid graph, whose parameters have data, to a program that can run or be
 /// printed.
 ///
-/// Errors: `Unsupported`, naming every layer that has no lowering.
-///
-/// # Panics
-/// If the checker finds the program wrong: a bug of ours, never the user's file.
+/// Errors: `Unsupported`, naming every layer that has no lowering; `Bug`, if the
+/// checker finds the program wrong.
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
     plan_fused(graph, options)
@@ -90,14 +88,12 @@ pub fn plan_fused(graph: Valid, options: &Options) -> Result<Plan> {
     let (isa, chains) = (options.isa, options.chains);
     let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
     let packs = lowered.packs;
-    match lowered.program.check() {
-        Ok(program) => Ok(Plan {
-            graph,
-            program,
-            packs,
-        }),
-        Err(bug) => panic!("caffec made a wrong program: {bug}"),
-    }
+    let wrong = |bug| Diagnostic::bug(format!("the kernel program is wrong: {bug}"));
+    Ok(Plan {
+        program: lowered.program.check().map_err(wrong)?,
+        graph,
+        packs,
+    })
 }
 
 impl Plan {

@@ -75,7 +75,7 @@ fn what_is_pasted_uses_std_alone() {
 #[test]
 fn protobuf_stays_in_the_front_end() {
     let rooms = [
-        "ir", "passes", "lower", "kernel", "leaf", "backend", "runtime", "summary", "cli",
+        "ir", "layers", "passes", "lower", "kernel", "leaf", "backend", "runtime", "summary", "cli",
     ];
     forbid(&rooms, &["prost"], &[]);
 }

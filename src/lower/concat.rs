@@ -159,7 +159,8 @@ pub fn slice(b: &mut Builder, node: &Node, axis: usize) -> Result<()> {
         .iter()
         .map(|&t| b.graph.shape(t).clone())
         .collect();
-    if let (true, 1, Some(starts)) = (b.has_blocked(bottom), axis, starts(&shapes)) {
+    let on_channels = axis == 1 && b.has_blocked(bottom);
+    if let Some(starts) = on_channels.then(|| starts(&shapes)).flatten() {
         let whole = b.blocked(bottom)?;
         for ((&top, start), shape) in node.tops.iter().zip(starts).zip(&shapes) {
             let base = whole.base + (start / BLOCK) as i64 * whole.block;

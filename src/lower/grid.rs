@@ -19,6 +19,8 @@ pub struct Grid {
     pub residual: [i64; 3],
     pub dst_px: usize,
     pub src_px: usize,
+    /// Source bytes that a line reads and the line before it did not.
+    pub line_bytes: usize,
 }
 
 /// Source elements of one task's rows should stay in the second-level cache.
@@ -43,6 +45,7 @@ pub fn grids(
         residual: line(residual),
         dst_px: BLOCK,
         src_px: source.px,
+        line_bytes: 4 * source.planes(conv) * source.line as usize,
     };
     let flat = |v: &Blocked| v.is_flat();
     let source_is_flat = source.row == (dst.w * BLOCK) as i64 || dst.h == 1;
@@ -81,6 +84,7 @@ fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
             src: lines(grid.src),
             dst: lines(grid.dst),
             residual: lines(grid.residual),
+            line_bytes: grid.line_bytes / grid.pixels * mr,
             ..grid
         });
         first += mr * count;
@@ -91,8 +95,7 @@ fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
 /// The regions of one run of channel blocks over one grid: lines in chunks whose source
 /// stays in cache while all channel blocks go over it.
 pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> Vec<Region> {
-    let line_bytes = 4 * call.segments * call.taps * grid.pixels;
-    let most = (CHUNK_BYTES / line_bytes.max(1)).clamp(1, grid.lines);
+    let most = (CHUNK_BYTES / grid.line_bytes.max(1)).clamp(1, grid.lines);
     let per_chunk = grid.lines.div_ceil(grid.lines.div_ceil(most));
     let (chunks, rest) = (grid.lines / per_chunk, grid.lines % per_chunk);
     let mut regions = Vec::new();

@@ -61,6 +61,15 @@ impl Source {
         }
     }
 
+    /// Maps that one block of output channels reads.
+    pub fn planes(&self, conv: &Conv) -> usize {
+        match self.order {
+            SegmentOrder::Blocked => (conv.inputs / conv.group).div_ceil(BLOCK),
+            SegmentOrder::Planar | SegmentOrder::PlanarPoint => conv.inputs,
+            SegmentOrder::Depthwise => 1,
+        }
+    }
+
     /// How far the source moves from one block of output channels to the next.
     pub fn src_stride(&self) -> usize {
         match self.kind {

@@ -1,7 +1,6 @@
 //! Emitted source, compiled by `rustc` as its users would and run.
 
 mod harness;
-mod nets;
 mod programs;
 
 use caffec::kernel::Checked;

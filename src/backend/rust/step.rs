@@ -60,6 +60,8 @@ pub fn print_program(program: &Checked, used: &mut Used) -> TokenStream {
     let arena_len = Literal::usize_unsuffixed(program.arena_len);
     let scratch_len = Literal::usize_unsuffixed(program.scratch_len);
     quote! {
+        // A net may have no steps.
+        #[allow(unused_imports)]
         use super::support::{Isa, Memory, Plan, Step};
         pub static PLAN: Plan = Plan {
             isa: Isa::#isa,

@@ -48,6 +48,7 @@ use runtime::exec::{Engine, Executable};
 pub struct Options {
     pub isa: Isa,
     pub fuse: Fuse,
+    /// Which of the chains that [`Fuse::All`] finds become one loop nest.
     pub chains: Chains,
     pub engine: Engine,
 }
@@ -80,11 +81,6 @@ pub struct Plan {
 /// checker finds the program wrong.
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
-    plan_fused(graph, options)
-}
-
-/// [`plan`] for a graph that has been through the passes already.
-pub fn plan_fused(graph: Valid, options: &Options) -> Result<Plan> {
     let (isa, chains) = (options.isa, options.chains);
     let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
     let packs = lowered.packs;

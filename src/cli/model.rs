@@ -177,14 +177,10 @@ pub fn isa(arg: IsaArg) -> Result<Isa, Failure> {
 
 /// Everything that helps, or one layer at a time.
 pub fn options(no_fuse: bool, isa: Isa, engine: Engine) -> Options {
-    let (fuse, chains) = match no_fuse {
-        true => (Fuse::None, Chains::Never),
-        false => (Fuse::All, Chains::WhereItPays),
-    };
     Options {
         isa,
-        fuse,
-        chains,
+        fuse: if no_fuse { Fuse::None } else { Fuse::All },
+        chains: Chains::WhereItPays,
         engine,
     }
 }

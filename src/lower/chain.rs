@@ -29,13 +29,11 @@ const L2_BYTES: usize = 640 << 10;
 pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
     let mut group_of: Vec<Option<Vec<NodeId>>> = vec![None; graph.nodes.len()];
     let mut inner = vec![false; graph.nodes.len()];
-    if options.chains != Chains::Never {
-        for chain in &graph.chains {
-            for run in cut(graph, chain, options.chains) {
-                let (last, before) = run.split_last().expect("a run has nodes");
-                before.iter().for_each(|n| inner[n.0 as usize] = true);
-                group_of[last.0 as usize] = Some(run.clone());
-            }
+    for chain in &graph.chains {
+        for run in cut(graph, chain, options.chains) {
+            let (last, before) = run.split_last().expect("a run has nodes");
+            before.iter().for_each(|n| inner[n.0 as usize] = true);
+            group_of[last.0 as usize] = Some(run.clone());
         }
     }
     let ids = (0..graph.nodes.len() as u32).map(NodeId);

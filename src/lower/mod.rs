@@ -49,10 +49,9 @@ pub struct Options {
     pub chains: Chains,
 }
 
-/// When a chain of convolutions becomes one loop nest.
+/// When a chain of convolutions that a pass has found becomes one loop nest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chains {
-    Never,
     /// Where the model of caches says that it is faster.
     WhereItPays,
     Always,

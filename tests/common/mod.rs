@@ -24,8 +24,8 @@ pub const TOLERANCE: f32 = 1e-4;
 
 /// Every way to lower a net, from all by itself to all in one.
 pub const SETTINGS: [(Fuse, Chains); 4] = [
-    (Fuse::None, Chains::Never),
-    (Fuse::Layers, Chains::Never),
+    (Fuse::None, Chains::WhereItPays),
+    (Fuse::Layers, Chains::WhereItPays),
     (Fuse::All, Chains::WhereItPays),
     (Fuse::All, Chains::Always),
 ];

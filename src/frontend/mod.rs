@@ -141,7 +141,7 @@ fn is_text(bytes: &[u8]) -> bool {
 
 /// Guesses from the outermost field names: a file is a solver if more of them are
 /// known to solvers only than to nets only.
-pub fn file_kind(text: &[u8]) -> FileKind {
+fn file_kind(text: &[u8]) -> FileKind {
     let [net, solver] = [NET, SOLVER].map(|name| Schema::caffe().message(name));
     let only = |a: &MessageType, b: &MessageType| {
         let counts = |name: &&str| a.field(name).is_some() && b.field(name).is_none();

@@ -245,18 +245,8 @@ impl Convolution {
     ) -> Result<Vec<ParamSpec>> {
         let mut dims = vec![outer, inner];
         dims.extend(kernel);
-        let weights = ParamSpec {
-            shape: Shape::new(dims)?,
-            filler: self.weight_filler.clone(),
-        };
-        let bias = ParamSpec {
-            shape: Shape::new([self.num_output])?,
-            filler: self.bias_filler.clone(),
-        };
-        Ok([Some(weights), self.bias.then_some(bias)]
-            .into_iter()
-            .flatten()
-            .collect())
+        let bias = self.bias.then_some((self.num_output, &self.bias_filler));
+        super::weights_and_bias(dims, &self.weight_filler, bias)
     }
 }
 

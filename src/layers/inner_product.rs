@@ -75,22 +75,12 @@ impl Layer for InnerProduct {
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let k = self.geometry(&bottoms[0]).k;
         let dims = if self.transpose {
-            [k, self.num_output]
+            vec![k, self.num_output]
         } else {
-            [self.num_output, k]
+            vec![self.num_output, k]
         };
-        let weights = ParamSpec {
-            shape: Shape::new(dims)?,
-            filler: self.weight_filler.clone(),
-        };
-        let bias = ParamSpec {
-            shape: Shape::new([self.num_output])?,
-            filler: self.bias_filler.clone(),
-        };
-        Ok([Some(weights), self.bias.then_some(bias)]
-            .into_iter()
-            .flatten()
-            .collect())
+        let bias = self.bias.then_some((self.num_output, &self.bias_filler));
+        super::weights_and_bias(dims, &self.weight_filler, bias)
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {

@@ -110,6 +110,26 @@ fn constant_filler(value: f32) -> FillerParameter {
     }
 }
 
+/// The usual parameter blobs of a product: weights of shape `dims` and, if there is one,
+/// a bias with a value for each of so many outputs.
+fn weights_and_bias(
+    dims: Vec<usize>,
+    weight_filler: &FillerParameter,
+    bias: Option<(usize, &FillerParameter)>,
+) -> Result<Vec<ParamSpec>> {
+    let spec = |dims: Vec<usize>, filler: &FillerParameter| -> Result<ParamSpec> {
+        Ok(ParamSpec {
+            shape: Shape::new(dims)?,
+            filler: filler.clone(),
+        })
+    };
+    let mut specs = vec![spec(dims, weight_filler)?];
+    if let Some((outputs, filler)) = bias {
+        specs.push(spec(vec![outputs], filler)?);
+    }
+    Ok(specs)
+}
+
 /// `top[i] = f(bottom[i])` in f64, rounded once.
 fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
     for (y, &x) in top.data.iter_mut().zip(&bottom.data) {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,38 +158,59 @@ pub type Result<T, E = Errors> = std::result::Result<T, E>;
 /// The files that spans point into.
 #[derive(Default, Debug)]
 pub struct Sources {
-    files: Vec<(String, Vec<u8>)>,
+    files: Vec<File>,
+}
+
+#[derive(Debug)]
+struct File {
+    name: String,
+    text: Vec<u8>,
+    /// Where lines start, once a position was asked for: a file may have as many errors
+    /// as lines.
+    lines: OnceLock<Vec<usize>>,
+}
+
+impl File {
+    fn lines(&self) -> &[usize] {
+        let after = |(i, &b): (usize, &u8)| (b == b'\n').then_some(i + 1);
+        let starts = || self.text.iter().enumerate().filter_map(after);
+        self.lines
+            .get_or_init(|| std::iter::once(0).chain(starts()).collect())
+    }
 }
 
 impl Sources {
     /// Registers a file's text under the name that messages give it.
     pub fn add(&mut self, name: impl Into<String>, text: Vec<u8>) -> FileId {
-        self.files.push((name.into(), text));
+        self.files.push(File {
+            name: name.into(),
+            text,
+            lines: OnceLock::new(),
+        });
         FileId(self.files.len() as u32 - 1)
     }
 
     pub fn text(&self, file: FileId) -> &[u8] {
-        &self.files[file.0 as usize].1
+        &self.files[file.0 as usize].text
     }
 
     pub fn name(&self, file: FileId) -> &str {
-        &self.files[file.0 as usize].0
+        &self.files[file.0 as usize].name
     }
 
     /// Line and column of a span's start, both from 1. Columns count bytes; a tab
     /// goes on to the next multiple of 8, as in protobuf's own messages.
     pub fn position(&self, span: Span) -> (usize, usize) {
         let text = self.text(span.file);
-        let before = &text[..(span.start as usize).min(text.len())];
-        let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-        let start = before
+        let at = (span.start as usize).min(text.len());
+        let lines = self.files[span.file.0 as usize].lines();
+        let line = lines.partition_point(|&start| start <= at);
+        let column = text[lines[line - 1]..at]
             .iter()
-            .rposition(|&b| b == b'\n')
-            .map_or(0, |i| i + 1);
-        let column = before[start..].iter().fold(0, |column, &b| match b {
-            b'\t' => column + 8 - column % 8,
-            _ => column + 1,
-        });
+            .fold(0, |column, &b| match b {
+                b'\t' => column + 8 - column % 8,
+                _ => column + 1,
+            });
         (line, column + 1)
     }
 

@@ -504,7 +504,8 @@ pub fn human_bytes(n: u64) -> String {
     }
 }
 
-/// Columns of text; from column `numbers` on they are right-aligned.
+/// Columns of text; from column `numbers` on they are right-aligned. Cells are cut to
+/// a width that a line can bear.
 pub struct Table {
     numbers: usize,
     rows: Vec<Vec<String>>,
@@ -519,7 +520,12 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        const WIDEST: usize = 80;
+        let cut = |cell: String| match cell.char_indices().nth(WIDEST) {
+            Some((end, _)) => format!("{}…", &cell[..end]),
+            None => cell,
+        };
+        self.rows.push(cells.into_iter().map(cut).collect());
     }
 
     pub fn text(&self) -> String {
@@ -564,6 +570,17 @@ mod tests {
         let row = summary.layers.iter().find(|r| r.name == layer).unwrap();
         let axis = row.field?.0[0];
         Some([axis.size, axis.stride, axis.offset])
+    }
+
+    #[test]
+    fn cells_are_cut_to_a_width() {
+        let mut table = Table::new(&["layer", "n"], 1);
+        table.row(vec!["ä".repeat(70_000), "1".into()]);
+        let text = table.text();
+        assert_eq!(
+            text.lines().last(),
+            Some(&*format!("{}…  1", "ä".repeat(80)))
+        );
     }
 
     #[test]

@@ -24,6 +24,10 @@ const SCRATCH_BYTES: usize = 256 << 10;
 /// What a second-level cache holds beside other data.
 const L2_BYTES: usize = 640 << 10;
 
+/// Nodes of the longest run: longer ones gain nothing more, and the search for the
+/// best way to cut a chain stays linear in its length.
+const LONGEST: usize = 16;
+
 /// All nodes in order, those that become one loop nest together, at the place of the
 /// last of them.
 pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
@@ -64,7 +68,7 @@ fn cut(graph: &Graph, chain: &[NodeId], chains: Chains) -> Vec<Vec<NodeId>> {
     // best[i]: the best way to cut the first i nodes, as (gain, start of the last run).
     let mut best: Vec<(f64, usize)> = vec![(0.0, 0)];
     for end in 1..=chain.len() {
-        let starts = (0..end).filter_map(|start| {
+        let starts = (end.saturating_sub(LONGEST)..end).filter_map(|start| {
             let gain = worth(&chain[start..end])?;
             Some((best[start].0 + gain, start))
         });

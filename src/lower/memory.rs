@@ -18,14 +18,14 @@ pub fn plan(program: &mut Program) -> Result<()> {
         .filter(|&i| matches!(program.buffers[i].place, Place::Arena(_)) && live[i].is_some())
         .collect();
     order.sort_by_key(|&i| std::cmp::Reverse(program.buffers[i].len));
-    let mut placed: Vec<(usize, usize, usize)> = Vec::new(); // buffer, start, end
+    let mut placed = Timeline::new(program.steps.len());
     for i in order {
+        let Some(life) = live[i] else { continue };
         let len = program.buffers[i].len.next_multiple_of(BLOCK);
-        let start = lowest_gap(&placed, len, |j| overlap(live[i], live[j]));
+        let start = lowest_gap(&placed.during(life), len);
         program.buffers[i].place = Place::Arena(start);
         program.arena_len = program.arena_len.max(start + len);
-        placed.push((i, start, start + len));
-        placed.sort_by_key(|p| p.1);
+        placed.add(life, (start, start + len));
     }
     if program.arena_len > 1 << 37 {
         let gib = program.arena_len >> 28;
@@ -40,16 +40,10 @@ pub fn plan(program: &mut Program) -> Result<()> {
     Ok(())
 }
 
-fn lowest_gap(
-    placed: &[(usize, usize, usize)],
-    len: usize,
-    lives_together: impl Fn(usize) -> bool,
-) -> usize {
+/// Where `len` elements fit first between the `taken` places, which are in order.
+fn lowest_gap(taken: &[Span], len: usize) -> usize {
     let mut start = 0;
-    for &(j, from, to) in placed {
-        if !lives_together(j) {
-            continue;
-        }
+    for &(from, to) in taken {
         if from >= start + len {
             break;
         }
@@ -58,12 +52,74 @@ fn lowest_gap(
     start
 }
 
-type Live = Option<(usize, usize)>;
+/// First and last step, both included.
+type Life = (usize, usize);
+type Live = Option<Life>;
 
-fn overlap(a: Live, b: Live) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => a.0 <= b.1 && b.0 <= a.1,
-        _ => false,
+/// First address and the one past the last.
+type Span = (usize, usize);
+
+/// What is where in the arena at each step: a binary tree over the steps, so that a
+/// buffer's neighbours are found without a look at all others.
+struct Timeline {
+    steps: usize,
+    /// By node, the root at 1, the children of n at 2n and 2n + 1: places taken during
+    /// all steps of the node, and those taken during some steps below it.
+    whole: Vec<Vec<Span>>,
+    part: Vec<Vec<Span>>,
+}
+
+impl Timeline {
+    fn new(steps: usize) -> Timeline {
+        let steps = steps.next_power_of_two();
+        Timeline {
+            steps,
+            whole: vec![Vec::new(); 2 * steps],
+            part: vec![Vec::new(); 2 * steps],
+        }
+    }
+
+    fn add(&mut self, life: Life, place: Span) {
+        let (whole, part) = (&mut self.whole, &mut self.part);
+        visit(
+            1,
+            (0, self.steps - 1),
+            life,
+            &mut |node, covered| match covered {
+                true => whole[node].push(place),
+                false => part[node].push(place),
+            },
+        );
+    }
+
+    /// All places that are taken at some step of `life`, in order.
+    fn during(&self, life: Life) -> Vec<Span> {
+        let mut taken = Vec::new();
+        visit(1, (0, self.steps - 1), life, &mut |node, covered| {
+            taken.extend(&self.whole[node]);
+            if covered {
+                taken.extend(&self.part[node]);
+            }
+        });
+        taken.sort_unstable();
+        taken
+    }
+}
+
+/// Calls `f` on the nodes that `life` covers, largest ones only, and on those above
+/// them; tells which it is.
+fn visit(node: usize, (first, last): Life, life: Life, f: &mut impl FnMut(usize, bool)) {
+    let covered = life.0 <= first && last <= life.1;
+    f(node, covered);
+    if covered {
+        return;
+    }
+    let middle = first.midpoint(last);
+    if life.0 <= middle {
+        visit(2 * node, (first, middle), life, f);
+    }
+    if life.1 > middle {
+        visit(2 * node + 1, (middle + 1, last), life, f);
     }
 }
 
@@ -107,10 +163,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_between_neighbours_in_time_are_used() {
-        let placed = [(0, 0, 16), (1, 16, 32), (2, 64, 80)];
-        assert_eq!(lowest_gap(&placed, 32, |_| true), 32);
-        assert_eq!(lowest_gap(&placed, 48, |_| true), 80);
-        assert_eq!(lowest_gap(&placed, 16, |j| j != 0), 0);
+    fn gaps_between_neighbours_are_used() {
+        let taken = [(0, 16), (16, 32), (64, 80)];
+        assert_eq!(lowest_gap(&taken, 32), 32);
+        assert_eq!(lowest_gap(&taken, 48), 80);
+        assert_eq!(lowest_gap(&taken[1..], 16), 0);
+    }
+
+    /// All lives over seven steps, against a look at each of them.
+    #[test]
+    fn neighbours_in_time_are_found() {
+        let all = || (0..7).flat_map(|first| (first..7).map(move |last| (first, last)));
+        let mut timeline = Timeline::new(7);
+        for (i, life) in all().enumerate() {
+            timeline.add(life, (i, i + 1));
+        }
+        for life in all() {
+            let together = |other: &Life| other.0 <= life.1 && life.0 <= other.1;
+            let want = all().enumerate().filter(|(_, other)| together(other));
+            let want: Vec<Span> = want.map(|(i, _)| (i, i + 1)).collect();
+            let mut got = timeline.during(life);
+            got.dedup();
+            assert_eq!(got, want, "{life:?}");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Pooling, and LRN within channels, as expressions over windows.
 //!
 //! Windows at a border are cut, so outputs fall into classes of equal windows along
-//! each axis; every pair of classes becomes loops around one `Map`.
+//! each axis; every pair of classes becomes loops around one `Map`, unless there are too
+//! many.
 
-use super::view::Blocked;
+use super::view::{Blocked, Halo};
 use super::{Builder, for_loop};
 use crate::diag::Result;
 use crate::ir::Node;
@@ -17,8 +18,10 @@ use crate::leaf::{BLOCK, Function, Leaf};
 struct Class {
     first: usize,
     count: usize,
-    /// First input of the first window; the next one starts a stride later.
+    /// First input of the first window; the next one starts a step later: the stride, or
+    /// 0 for windows that all begin before the picture.
     start: usize,
+    step: usize,
     len: usize,
     /// The window's length for the divisor of an average.
     counted: i64,
@@ -34,8 +37,8 @@ fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
             window.counted,
         );
         if let Some(last) = classes.last_mut() {
-            let next = last.start + last.count * g.stride[axis];
-            if (last.len, last.counted) == (len, counted) && (next == start || len == 0) {
+            let same = (last.len, last.counted) == (len, counted);
+            if same && (len == 0 || last.takes(start, g.stride[axis])) {
                 last.count += 1;
                 continue;
             }
@@ -44,6 +47,7 @@ fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
             first: output,
             count: 1,
             start,
+            step: 0,
             len,
             counted,
         });
@@ -51,50 +55,115 @@ fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
     classes
 }
 
-/// One `Map` for every output, `value` of the first element of its window.
+impl Class {
+    /// Whether the next window may start at `start`. The second one decides on the step.
+    fn takes(&mut self, start: usize, stride: usize) -> bool {
+        if self.count == 1 && [self.start, self.start + stride].contains(&start) {
+            self.step = start - self.start;
+        }
+        start == self.start + self.count * self.step
+    }
+}
+
+/// One class: every input is an output.
+fn each(count: usize) -> Vec<Class> {
+    vec![Class {
+        first: 0,
+        count,
+        start: 0,
+        step: 1,
+        len: 1,
+        counted: 1,
+    }]
+}
+
+/// Most pairs of classes that become loops of their own.
+const PAIRS: usize = 256;
+
+/// Puts `method` of `f` of the elements of each window into `dst`.
+///
+/// Windows of many classes are large and would make much code, so they are cut in two:
+/// first along the height, into a blob between, then along the width.
 fn windows(
     b: &mut Builder,
     (src, dst): (&Blocked, &Blocked),
     g: &Geometry,
-    (image, block): (Var, Var),
-    value: impl Fn(&mut Builder, Addr, &Class, &Class) -> Expr,
-) -> Vec<Stmt> {
+    planes: (Var, Var),
+    method: Method,
+    f: impl Fn(Expr) -> Expr,
+) -> Result<Vec<Stmt>> {
     let (rows, columns) = (classes(g, 0), classes(g, 1));
+    if rows.len() * columns.len() <= PAIRS {
+        return Ok(passes(b, (src, dst), (&rows, &columns), planes, method, f));
+    }
+    let dims = [src.n, src.c, dst.h, src.w];
+    let between = b.new_blocked("pooled along the height", dims, Halo::default())?;
+    let (all_rows, all_columns) = (each(dst.h), each(src.w));
+    let (first, second) = ((&*rows, &*all_columns), (&*all_rows, &*columns));
+    let mut body = passes(b, (src, &between), first, planes, method, f);
+    body.extend(passes(b, (&between, dst), second, planes, method, |x| x));
+    Ok(body)
+}
+
+/// One `Map` for every pair of classes.
+fn passes(
+    b: &mut Builder,
+    (src, dst): (&Blocked, &Blocked),
+    (rows, columns): (&[Class], &[Class]),
+    (image, block): (Var, Var),
+    method: Method,
+    f: impl Fn(Expr) -> Expr,
+) -> Vec<Stmt> {
     let mut body = Vec::new();
-    for row in &rows {
-        for column in &columns {
+    for row in rows {
+        for column in columns {
             let (y, x) = (b.var(), b.var());
             let from = src
                 .plane(image, block)
                 .offset(row.start as i64 * src.row + (column.start * BLOCK) as i64)
-                .plus(y, g.stride[0] as i64 * src.row)
-                .plus(x, (g.stride[1] * BLOCK) as i64);
+                .plus(y, row.step as i64 * src.row)
+                .plus(x, (column.step * BLOCK) as i64);
             let to = dst
                 .plane(image, block)
                 .offset(row.first as i64 * dst.row + (column.first * BLOCK) as i64)
                 .plus(y, dst.row)
                 .plus(x, BLOCK as i64);
+            let from = Addr {
+                buffer: src.buffer,
+                offset: from,
+            };
             let map = Stmt::Map {
                 lanes: BLOCK as u32,
                 dst: Addr {
                     buffer: dst.buffer,
                     offset: to,
                 },
-                value: value(
-                    b,
-                    Addr {
-                        buffer: src.buffer,
-                        offset: from,
-                    },
-                    row,
-                    column,
-                ),
+                value: value(b, (from, src.row), (row, column), method, &f),
             };
             let line = for_loop(x, column.count, vec![map]);
             body.extend(for_loop(y, row.count, line));
         }
     }
     body
+}
+
+/// `method` of `f` of the elements of the window whose first one is `from`.
+fn value(
+    b: &mut Builder,
+    from: (Addr, i64),
+    (rows, columns): (&Class, &Class),
+    method: Method,
+    f: impl Fn(Expr) -> Expr,
+) -> Expr {
+    let window = (rows, columns);
+    match method {
+        Method::Max => reduce(b, (BinaryOp::Max, -f32::MAX), from, window, f),
+        Method::Ave => {
+            let sum = reduce(b, (BinaryOp::Add, 0.0), from, window, f);
+            let area = (rows.counted * columns.counted) as f32;
+            Expr::Binary(BinaryOp::Div, Box::new(sum), Box::new(Expr::Const(area)))
+        }
+    }
 }
 
 /// `init`, then `op` with `f` of every element of a window.
@@ -122,26 +191,12 @@ fn reduce(
     }
 }
 
-fn divided(sum: Expr, by: f32) -> Expr {
-    Expr::Binary(BinaryOp::Div, Box::new(sum), Box::new(Expr::Const(by)))
-}
-
 /// Lowers MAX and AVE pooling.
 pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Result<()> {
     let src = b.blocked(node.bottoms[0])?;
     let dst = b.alloc_blocked(node.tops[0])?;
     let planes = (b.var(), b.var());
-    let row = src.row;
-    let body = windows(b, (&src, &dst), g, planes, |b, from, rows, columns| {
-        let window = (rows, columns);
-        match method {
-            Method::Max => reduce(b, (BinaryOp::Max, -f32::MAX), (from, row), window, |x| x),
-            Method::Ave => {
-                let sum = reduce(b, (BinaryOp::Add, 0.0), (from, row), window, |x| x);
-                divided(sum, (rows.counted * columns.counted) as f32)
-            }
-        }
-    });
+    let body = windows(b, (&src, &dst), g, planes, method, |x| x)?;
     let region = Region {
         tasks: vec![(planes.0, dst.n as u32), (planes.1, dst.blocks() as u32)],
         body,
@@ -182,18 +237,8 @@ pub fn lrn_within(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
         pad: [pad; 2],
     };
     let planes = (b.var(), b.var());
-    let row_stride = src.row;
-    let mut body = windows(b, (&src, &dst), &g, planes, |b, from, rows, columns| {
-        let square = |x: Expr| Expr::Binary(BinaryOp::Mul, Box::new(x.clone()), Box::new(x));
-        let sum = reduce(
-            b,
-            (BinaryOp::Add, 0.0),
-            (from, row_stride),
-            (rows, columns),
-            square,
-        );
-        divided(sum, (lrn.size as f64 * lrn.size as f64) as f32)
-    });
+    let square = |x: Expr| Expr::Binary(BinaryOp::Mul, Box::new(x.clone()), Box::new(x));
+    let mut body = windows(b, (&src, &dst), &g, planes, Method::Ave, square)?;
     let (row, pixel) = (b.var(), b.var());
     let at = |v: &Blocked| Addr {
         buffer: v.buffer,
@@ -269,5 +314,21 @@ mod tests {
         let c = classes(&geometry(5, 3, 3, 2, 1), 1);
         let lens: Vec<_> = c.iter().map(|c| (c.start, c.len, c.counted)).collect();
         assert_eq!(lens, [(0, 2, 3), (1, 3, 3), (3, 2, 3)]);
+        // Windows of 9 with pad 8 on 3: the seven that see all of it are one class.
+        let c = classes(&geometry(3, 11, 9, 1, 8), 0);
+        let lens: Vec<_> = c
+            .iter()
+            .map(|c| (c.first, c.count, c.start, c.len))
+            .collect();
+        assert_eq!(
+            lens,
+            [
+                (0, 1, 0, 1),
+                (1, 1, 0, 2),
+                (2, 7, 0, 3),
+                (9, 1, 1, 2),
+                (10, 1, 2, 1)
+            ]
+        );
     }
 }

@@ -254,10 +254,13 @@ impl Sources {
         out
     }
 
-    /// All messages, one after the other.
+    /// The messages, one after the other, up to a number that somebody may read.
     pub fn render_all(&self, errors: &Errors) -> String {
-        let all: Vec<_> = errors.0.iter().map(|d| self.render(d)).collect();
-        all.join("\n")
+        const MOST: usize = 1000;
+        let shown = errors.0.iter().take(MOST).map(|d| self.render(d));
+        let more = errors.0.len().checked_sub(MOST + 1);
+        let more = more.map(|n| format!("error: and {} more errors", n + 1));
+        shown.chain(more).collect::<Vec<_>>().join("\n")
     }
 }
 

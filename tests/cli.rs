@@ -212,6 +212,10 @@ fn a_failed_compile_leaves_what_was_there() {
     place.fails(1, "bad.prototxt -o out.rs");
     place.fails(1, "net.prototxt -o missing/out.rs");
     place.fails(2, "net.prototxt -o out.weights");
+    fs::copy(place.path("net.prototxt"), place.path("in.weights")).unwrap();
+    place.fails(2, "net.prototxt -o net.prototxt");
+    place.fails(2, "net.prototxt -w in.weights -o in.rs");
+    place.fails(2, "in.weights -o in.rs");
     fs::create_dir(place.path("out.weights")).unwrap();
     place.fails(1, "net.prototxt -o out.rs");
     assert_eq!(fs::read_to_string(place.path("out.rs")).unwrap(), "old");

@@ -21,6 +21,9 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         let message = "-o: the Rust file cannot be called .weights, the weights go there";
         return Err(super::Failure::Usage(message.into()));
     }
+    for output in [&args.output, &weights_path] {
+        spare_inputs(args, output)?;
+    }
     let loaded = model::load(&args.net, sources)?;
     let mut wishes = model::wishes(&args.net, args.batch, &args.blobs);
     wishes.fed = Some(BTreeSet::new());
@@ -67,6 +70,19 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         weights_path.display(),
         human_bytes(block.len() as u64 * 4)
     ));
+    Ok(())
+}
+
+/// That nothing is written over what is read. Errors: wrong usage.
+fn spare_inputs(args: &CompileArgs, output: &Path) -> super::Outcome {
+    let file = output.canonicalize().ok().filter(|f| f.is_file());
+    let inputs = args.weights.weights.iter().chain([&args.net.net]);
+    for input in inputs {
+        if file.is_some() && input.canonicalize().ok() == file {
+            let message = format!("-o: this would write over the input {}", input.display());
+            return Err(super::Failure::Usage(message));
+        }
+    }
     Ok(())
 }
 

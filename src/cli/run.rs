@@ -5,7 +5,7 @@ use super::model::{self, Machine};
 use super::report::{self, Top};
 use super::talk::{self, Progress};
 use super::{Failure, Outcome, inputs};
-use caffec::diag::{Diagnostic, Result, Sources};
+use caffec::diag::{Diagnostic, Result, Sources, clean};
 use caffec::ir::{Shape, Tensor};
 use caffec::runtime::tensor_file::{Staged, blob_file_name};
 use serde_json::{Map, Value, json};
@@ -53,7 +53,8 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
         out.flush()?;
     }
     for (file, (_, shape)) in files.iter().flatten().zip(&outputs) {
-        talk::say(&format!("wrote {} ({shape})", file.display()));
+        let file = file.display().to_string();
+        talk::say(&format!("wrote {} ({shape})", clean(&file)));
     }
     Ok(())
 }

@@ -8,8 +8,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -135,6 +135,9 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
 
 // ---------------------------------------------------------------- files
 
+/// Most bytes of weights from a pipe or device, which may never end.
+const MAX_PIPED: u64 = 1 << 31;
+
 /// What a file holds, mapped if it can be.
 enum Contents {
     Mapped(memmap2::Mmap),
@@ -146,7 +149,13 @@ impl Contents {
         let file = File::open(path)?;
         let about = file.metadata()?;
         if !about.is_file() || about.len() == 0 {
-            return fs::read(path).map(Contents::Read);
+            let mut bytes = Vec::new();
+            file.take(MAX_PIPED + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > MAX_PIPED {
+                let message = "more than 2 GiB from what is not a file";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            return Ok(Contents::Read(bytes));
         }
         // SAFETY: the map is only read. Another process that cuts the file short
         // while it is mapped ends ours with SIGBUS; no way of mapping avoids that.

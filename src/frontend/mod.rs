@@ -122,8 +122,7 @@ fn net_state(param: &NetParameter, state: &State) -> NetState {
 type Bound = (NetParameter, Option<Spans>, Vec<Diagnostic>);
 
 fn read_net(name: &str, bytes: Vec<u8>, sources: &mut Sources) -> Result<Bound> {
-    if !is_text(&bytes) {
-        let (param, notes) = binary::read_net_binary(name, &bytes)?;
+    if let Some((param, notes)) = read_binary(name, &bytes)? {
         return Ok((param, None, notes));
     }
     let file = sources.add(name, bytes);
@@ -132,6 +131,18 @@ fn read_net(name: &str, bytes: Vec<u8>, sources: &mut Sources) -> Result<Bound> 
     }
     let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
     Ok((parsed.message, Some(parsed.spans), Vec::new()))
+}
+
+/// The net of a file in binary form; `None` if it is text, or should be by its name:
+/// the text parser can say where it went wrong.
+fn read_binary(name: &str, bytes: &[u8]) -> Result<Option<(NetParameter, Vec<Diagnostic>)>> {
+    if is_text(bytes) {
+        return Ok(None);
+    }
+    match binary::read_net_binary(name, bytes) {
+        Err(_) if name.ends_with(".prototxt") => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// Text, or something that the text parser knows to name.
@@ -190,8 +201,7 @@ pub fn canonical_text(
     sources: &mut Sources,
     kind: Option<FileKind>,
 ) -> Result<String> {
-    if !is_text(&bytes) {
-        let (net, _) = binary::read_net_binary(name, &bytes)?;
+    if let Some((net, _)) = read_binary(name, &bytes)? {
         return Ok(print_text(&net, NET));
     }
     let file = sources.add(name, bytes);
@@ -321,6 +331,11 @@ mod tests {
         let text = load(text, &state).1.unwrap();
         assert_eq!(binary.param, text.param);
         assert_eq!(binary.layers[0].span(), None);
+        // Neither text nor a net: what should be text gets a place.
+        for (name, place) in [("n.bin", false), ("n.prototxt", true)] {
+            let error = load_net(name, b"\0ame: 'n'".to_vec(), &mut sources, &state).unwrap_err();
+            assert_eq!(error.0[0].at.is_some(), place, "{error}");
+        }
     }
 
     #[test]

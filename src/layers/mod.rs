@@ -203,7 +203,8 @@ pub trait Layer: Sized {
     /// into expressions), views or inputs.
     fn lower(&self, _node: &Node, _b: &mut Builder) -> Result<()> {
         let message = "this layer runs on the reference engine only";
-        Err(Diagnostic::unsupported(message).into())
+        let help = "`caffec run --backend reference` runs it, layer by layer";
+        Err(Diagnostic::unsupported(message).help(help).into())
     }
 
     /// For a layer that feeds the net instead of computing: what its parameters tell of

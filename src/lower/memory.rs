@@ -8,6 +8,7 @@
 use crate::diag::{Diagnostic, Result};
 use crate::kernel::{Addr, Arg, Expr, Place, Program, Stmt};
 use crate::leaf::BLOCK;
+use std::collections::BTreeMap;
 
 /// Sets the offset of every arena buffer, and the arena's length.
 ///
@@ -59,67 +60,57 @@ type Live = Option<Life>;
 /// First address and the one past the last.
 type Span = (usize, usize);
 
-/// What is where in the arena at each step: a binary tree over the steps, so that a
-/// buffer's neighbours are found without a look at all others.
+/// What is where in the arena at each step, kept so that a buffer's neighbours are
+/// found without a look at all others.
+///
+/// Two lives meet if the second begins during the first or goes on when it begins.
 struct Timeline {
-    steps: usize,
-    /// By node, the root at 1, the children of n at 2n and 2n + 1: places taken during
-    /// all steps of the node, and those taken during some steps below it.
-    whole: Vec<Vec<Span>>,
-    part: Vec<Vec<Span>>,
+    leaves: usize,
+    /// A binary tree over the steps, the root at 1, the children of n at 2n and 2n + 1,
+    /// step s at leaves + s. A place stands at the largest nodes that its life covers.
+    tree: Vec<Vec<Span>>,
+    /// By first step and a number of its own.
+    by_start: BTreeMap<(usize, usize), Span>,
 }
 
 impl Timeline {
     fn new(steps: usize) -> Timeline {
-        let steps = steps.next_power_of_two();
         Timeline {
-            steps,
-            whole: vec![Vec::new(); 2 * steps],
-            part: vec![Vec::new(); 2 * steps],
+            leaves: steps,
+            tree: vec![Vec::new(); 2 * steps],
+            by_start: BTreeMap::new(),
         }
     }
 
-    fn add(&mut self, life: Life, place: Span) {
-        let (whole, part) = (&mut self.whole, &mut self.part);
-        visit(
-            1,
-            (0, self.steps - 1),
-            life,
-            &mut |node, covered| match covered {
-                true => whole[node].push(place),
-                false => part[node].push(place),
-            },
-        );
-    }
-
-    /// All places that are taken at some step of `life`, in order.
-    fn during(&self, life: Life) -> Vec<Span> {
-        let mut taken = Vec::new();
-        visit(1, (0, self.steps - 1), life, &mut |node, covered| {
-            taken.extend(&self.whole[node]);
-            if covered {
-                taken.extend(&self.part[node]);
+    fn add(&mut self, (first, last): Life, place: Span) {
+        self.by_start.insert((first, self.by_start.len()), place);
+        let (mut from, mut to) = (first + self.leaves, last + self.leaves + 1);
+        while from < to {
+            if from % 2 == 1 {
+                self.tree[from].push(place);
+                from += 1;
             }
-        });
-        taken.sort_unstable();
-        taken
+            if to % 2 == 1 {
+                to -= 1;
+                self.tree[to].push(place);
+            }
+            (from, to) = (from / 2, to / 2);
+        }
     }
-}
 
-/// Calls `f` on the nodes that `life` covers, largest ones only, and on those above
-/// them; tells which it is.
-fn visit(node: usize, (first, last): Life, life: Life, f: &mut impl FnMut(usize, bool)) {
-    let covered = life.0 <= first && last <= life.1;
-    f(node, covered);
-    if covered {
-        return;
-    }
-    let middle = first.midpoint(last);
-    if life.0 <= middle {
-        visit(2 * node, (first, middle), life, f);
-    }
-    if life.1 > middle {
-        visit(2 * node + 1, (middle + 1, last), life, f);
+    /// All places that are taken at some step of a life, in order.
+    fn during(&self, (first, last): Life) -> Vec<Span> {
+        let mut node = first + self.leaves;
+        let mut taken = Vec::new();
+        while node > 0 {
+            taken.extend(&self.tree[node]);
+            node /= 2;
+        }
+        let later = self.by_start.range((first + 1, 0)..(last + 1, 0));
+        taken.extend(later.map(|(_, place)| place));
+        // Stable, because that is fast where much is in order already.
+        taken.sort();
+        taken
     }
 }
 
@@ -182,9 +173,7 @@ mod tests {
             let together = |other: &Life| other.0 <= life.1 && life.0 <= other.1;
             let want = all().enumerate().filter(|(_, other)| together(other));
             let want: Vec<Span> = want.map(|(i, _)| (i, i + 1)).collect();
-            let mut got = timeline.during(life);
-            got.dedup();
-            assert_eq!(got, want, "{life:?}");
+            assert_eq!(timeline.during(life), want, "{life:?}");
         }
     }
 }

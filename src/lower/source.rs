@@ -11,6 +11,9 @@ use crate::ir::BlobId;
 use crate::kernel::{Affine, Arg, BufferId, Region, Stmt};
 use crate::leaf::{BLOCK, Leaf};
 
+/// Longest table of segments: 2^24 products in a sum of channel blocks.
+const MAX_SEGMENTS: usize = 1 << 20;
+
 /// Where tiles read: the first element that the first window of an image reads, and
 /// the table of segments from there.
 pub struct Source {
@@ -80,7 +83,8 @@ impl Source {
 
     /// Element offsets of the segments for `inputs` input channels.
     ///
-    /// Errors: `Unsupported` beyond what an i32 can say.
+    /// Errors: `Unsupported` beyond what an i32 can say, and for tables that no real
+    /// kernel needs.
     pub fn offsets(&self, inputs: usize) -> Result<Vec<i32>> {
         let [kh, kw] = self.kernel;
         let [dy, dx] = self.dilation;
@@ -90,7 +94,12 @@ impl Source {
             SegmentOrder::PlanarPoint => (inputs, kw, 1),
             SegmentOrder::Depthwise => (1, kw, BLOCK),
         };
-        let mut offsets = Vec::with_capacity(units * kh * columns);
+        let count = units.saturating_mul(kh).saturating_mul(columns);
+        if count > MAX_SEGMENTS {
+            let message = format!("a kernel of {kh}×{kw} over {inputs} channels");
+            return Err(Diagnostic::unsupported(message).into());
+        }
+        let mut offsets = Vec::with_capacity(count);
         for i in 0..units as i64 {
             for y in 0..kh as i64 {
                 for x in 0..columns {

@@ -7,6 +7,7 @@
 
 use crate::diag::{Diagnostic, Result};
 use crate::ir::{Shape, Tensor};
+use image::error::{ImageError, LimitError, LimitErrorKind};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use std::io::Cursor;
 use std::path::Path;
@@ -73,6 +74,11 @@ fn decode_upright(bytes: &[u8]) -> image::ImageResult<DynamicImage> {
     limits.max_alloc = Some(MAX_PIXELS * 4);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let error = LimitError::from_kind(LimitErrorKind::DimensionError);
+        return Err(ImageError::Limits(error));
+    }
     let orientation = decoder.orientation()?;
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);

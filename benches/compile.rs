@@ -3,9 +3,9 @@
 //! `cargo bench --bench compile [fixture…]`; stages are those of `caffec::compile`.
 
 use caffec::diag::Sources;
-use caffec::frontend::{State, load_net, weights};
+use caffec::frontend::{State, load_net};
 use caffec::runtime::exec::{Engine, Executable};
-use caffec::{Options, ir, lower, passes};
+use caffec::{Options, ir, lower, passes, weights};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 9;

@@ -4,9 +4,10 @@
 //!
 //! | room | takes | gives |
 //! |---|---|---|
-//! | [`frontend`] | prototxt and caffemodel files of any age | V2 messages with the places of every field; weights |
+//! | [`frontend`] | prototxt and caffemodel files of any age | V2 messages with the places of every field; blobs, still in their file |
 //! | [`ir`] | the net's messages | a [`ir::Valid`] graph: every blob written once, every shape known |
 //! | [`layers`] | | one file for each layer type: parameters, shapes, meaning, lowering |
+//! | [`weights`] | a graph, weights files, fillers or a seed | the same graph with data in every parameter |
 //! | [`passes`] | a graph | a smaller graph of the same meaning |
 //! | [`lower`] | a graph | a [`kernel::Program`] for one ISA, and what its weights block holds |
 //! | [`kernel`] | a program | a [`kernel::Checked`] program, the only kind that runs |
@@ -18,7 +19,7 @@
 //!
 //! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
 //! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
-//! files are read and written by `frontend` (weights), `runtime` (tensors) and the
+//! files are read and written by `frontend` (caffemodels), `runtime` (tensors) and the
 //! command line, and by nothing in between; only the command line prints. How the rooms
 //! work together is told in `docs/DESIGN.md`.
 
@@ -33,6 +34,7 @@ pub mod lower;
 pub mod passes;
 pub mod runtime;
 pub mod summary;
+pub mod weights;
 
 use diag::{Diagnostic, Result};
 use ir::Valid;

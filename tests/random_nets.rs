@@ -6,8 +6,8 @@
 
 mod common;
 
-use caffec::frontend::weights::Stream;
 use caffec::ir::{self, Graph};
+use caffec::weights::Stream;
 use common::{compare, graph, inputs, isas, reference};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -4,12 +4,12 @@ use super::args::SummaryArgs;
 use super::model::{self, Model};
 use super::{Failure, Outcome, talk};
 use caffec::diag::{Errors, Result, Sources};
-use caffec::frontend::weights::{self, Missing};
 use caffec::ir;
 use caffec::leaf::Isa;
 use caffec::plan;
 use caffec::runtime::exec::Engine;
 use caffec::summary::{Memory, Summary};
+use caffec::weights::{self, Missing};
 use std::io::{self, Write};
 
 /// Shows shapes as far as they go, and then says why they go no further.

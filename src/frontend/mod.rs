@@ -21,7 +21,6 @@ mod source;
 mod spans;
 pub mod text;
 pub mod upgrade;
-pub mod weights;
 pub mod wire;
 
 pub use bind::{Parsed, parse_text};

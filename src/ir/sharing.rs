@@ -5,7 +5,7 @@ use super::wiring::Layer;
 use super::{FloatData, Graph, Param, ParamId, ParamSpec};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::{BlobProto, ParamSpec as Declared, param_spec::DimCheckMode};
-use crate::frontend::weights::FILLERS;
+use crate::weights::FILLERS;
 use std::collections::HashMap;
 
 /// The parameters that have a name.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::diag::Sources;
-use crate::frontend::weights::{Missing, Stream, load, random_input};
 use crate::frontend::{State, load_net};
 use crate::ir::{Options, Tensor, build, reference};
+use crate::weights::{Missing, Stream, load, random_input};
 use std::collections::BTreeMap;
 
 /// The graph of these layers with random weights. Blob `data` is 2 × 4 × 6 × 6.

@@ -7,7 +7,7 @@
 mod harness;
 
 use caffec::diag::Sources;
-use caffec::frontend::{self, Net, State, weights};
+use caffec::frontend::{self, Net, State};
 use caffec::ir::{self, FloatData, Graph, Tensor, Valid};
 use caffec::leaf::Isa;
 use caffec::lower::Chains;
@@ -15,6 +15,7 @@ use caffec::passes::Fuse;
 use caffec::runtime::arena::Block;
 use caffec::runtime::exec::{Engine, Executable};
 use caffec::runtime::npy::read_npy;
+use caffec::weights;
 use caffec::{Options, Plan};
 use harness::{Emitted, bytes};
 use std::ops::Deref;

@@ -14,8 +14,8 @@ pub use filler::FILLERS;
 pub use he::random;
 pub use stream::{Stream, random_input, random_labels};
 
-use super::binary::{BlobData, WeightBlob, WeightLayer, WeightsFile};
 use crate::diag::{Diagnostic, Errors, Result};
+use crate::frontend::binary::{BlobData, WeightBlob, WeightLayer, WeightsFile};
 use crate::ir::tensor::FloatSource;
 use crate::ir::{FloatData, Graph, Node, ParamId, Shape};
 use std::borrow::Cow;

@@ -1,9 +1,9 @@
 //! Assigning weights, and what random ones do to whole nets.
 
-use super::super::proto::{BlobProto, BlobShape, LayerParameter, NetParameter};
-use super::super::{State, load_net};
 use super::*;
 use crate::diag::Sources;
+use crate::frontend::proto::{BlobProto, BlobShape, LayerParameter, NetParameter};
+use crate::frontend::{State, load_net};
 use crate::ir::{BlobId, Options, Tensor, Valid, build, reference};
 use crate::layers::Op;
 use prost::Message as _;

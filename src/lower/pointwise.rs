@@ -56,15 +56,11 @@ fn can_block(b: &Builder, node: &Node, top: BlobId, expr: &Pointwise) -> bool {
 
 /// The nodes without operands.
 fn leaves(expr: &Pointwise) -> Vec<&Pointwise> {
-    match expr {
-        Pointwise::Unary(_, x) | Pointwise::Function { x, .. } => leaves(x),
-        Pointwise::Binary(_, a, b) => [a, b].into_iter().flat_map(|e| leaves(e)).collect(),
-        Pointwise::Fma(a, b, c) => [a, b, c].into_iter().flat_map(|e| leaves(e)).collect(),
-        Pointwise::Less { a, b, x, y } => {
-            [a, b, x, y].into_iter().flat_map(|e| leaves(e)).collect()
-        }
-        _ => vec![expr],
+    let parts = expr.parts();
+    if parts.is_empty() {
+        return vec![expr];
     }
+    parts.into_iter().flat_map(leaves).collect()
 }
 
 /// The kernel expression, with leaves as `place` says.

@@ -11,7 +11,8 @@
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::{LayerParameter, Phase};
-use crate::ir::{Broadcast, ParamSpec, Pointwise, Shape, Tensor};
+use crate::ir::{Broadcast, Node, ParamSpec, Pointwise, Shape, Tensor};
+use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
@@ -126,6 +127,11 @@ impl Layer for BatchNorm {
         };
         let x = Box::new(Pointwise::Bottom(0));
         Some(Pointwise::Fma(x, constants(0), constants(1)))
+    }
+
+    /// Stored statistics make an expression of it before.
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        lower::batch_norm(b, node, self.eps)
     }
 }
 

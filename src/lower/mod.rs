@@ -21,6 +21,7 @@ mod pool;
 mod product;
 mod rows;
 mod source;
+mod statistics;
 mod tile;
 mod view;
 
@@ -32,6 +33,7 @@ pub use pack::{Pack, pack};
 pub use pointwise::pointwise;
 pub use pool::{lrn_within, pool};
 pub use rows::{accuracy, argmax, lrn_across, pool_with_mask, softmax, softmax_loss};
+pub use statistics::batch_norm;
 pub use view::{Blocked, Halo, Plain};
 
 use crate::diag::{Diagnostic, Result};

@@ -12,10 +12,12 @@ use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
+mod moves;
 mod registry;
 #[cfg(test)]
 mod testing;
 
+pub use moves::Moves;
 pub use registry::{Custom, Registry};
 
 /// What a layer may ask while it is made or shapes are inferred.
@@ -202,16 +204,24 @@ pub trait Layer: Debug + Send + Sync {
 
     /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
     /// zeroed, with their shapes, then the layer's state as the last forward pass left
-    /// it. The given form runs the layer's routine.
+    /// it. The given form does what `moves` or `routine` say.
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let bottom_shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        if let Some(moves) = self.moves(&bottom_shapes) {
+            return moves.apply(bottoms[0], &mut tops[0]);
+        }
         let top_shapes: Vec<Shape> = tops.iter().map(|t| t.shape.clone()).collect();
         let call = self.routine(&bottom_shapes, &top_shapes);
-        let call = call.expect("a layer has a reference or a routine");
+        let call = call.expect("a layer has a reference, moves or a routine");
         let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
         let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
         let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
         call.run(&bottoms, &params, &mut tops);
+    }
+
+    /// The top as elements of bottom 0 in some order, if that is what the layer is.
+    fn moves(&self, _bottoms: &[Shape]) -> Option<Moves> {
+        None
     }
 
     /// The layer as one self-contained function that all engines run, for types whose
@@ -277,7 +287,8 @@ pub trait Layer: Debug + Send + Sync {
     }
 
     /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
-    /// into expressions), views or inputs. The given form calls the layer's routine.
+    /// into expressions), views or inputs. The given form does what `moves` or
+    /// `routine` say.
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         let shapes = |blobs: &[BlobId]| -> Vec<Shape> {
             blobs
@@ -285,6 +296,9 @@ pub trait Layer: Debug + Send + Sync {
                 .map(|&blob| b.graph.shape(blob).clone())
                 .collect()
         };
+        if let Some(moves) = self.moves(&shapes(&node.bottoms)) {
+            return lower::moves(b, node, &moves);
+        }
         if let Some(call) = self.routine(&shapes(&node.bottoms), &shapes(&node.tops)) {
             let state = self.state(&shapes(&node.bottoms));
             return lower::routine(b, node, call, &state);
@@ -529,18 +543,24 @@ layers! {
     log::Log = "Log";
     lrn::Lrn = "LRN";
     memory_data::MemoryData = "MemoryData";
+    pad::Pad = "Pad";
+    permute::Permute = "Permute" | "Transpose";
     pooling::Pooling = "Pooling";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     relu::Relu = "ReLU";
+    reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
+    reverse::Reverse = "Reverse" | "Flip";
     scale::Scale = "Scale";
+    shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     silence::Silence = "Silence";
     slice::Slice = "Slice";
     softmax::Softmax = "Softmax";
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
+    squeeze::Squeeze = "Squeeze";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
     window_data::WindowData = "WindowData";

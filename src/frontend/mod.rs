@@ -15,6 +15,7 @@
 pub mod binary;
 mod bind;
 pub mod filter;
+pub mod forks;
 mod print;
 pub mod schema;
 mod source;

@@ -16,6 +16,8 @@ pub mod binary;
 mod bind;
 pub mod filter;
 pub mod forks;
+mod hdf5;
+mod numbers;
 mod print;
 pub mod schema;
 mod source;

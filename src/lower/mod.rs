@@ -28,7 +28,7 @@ mod tile;
 mod view;
 
 pub use concat::{concat, slice};
-pub use conv::{Conv, WeightStrides, convolution, window_halo};
+pub use conv::{Axis, Conv, WeightStrides, convolution, window_halo};
 pub use deconvolution::deconvolution;
 pub use inner_product::inner_product;
 pub use moves::moves;

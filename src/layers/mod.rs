@@ -143,7 +143,6 @@ fn weights_and_bias(
 /// The routine that stands in a layer's file as `mod routine` with a function `run`:
 /// `routine!("interp")` in `interp.rs`, with the names of the files whose `mod routine`
 /// it uses after it.
-#[allow(unused_macros)]
 macro_rules! routine {
     ($name:literal $(, $also:literal)*) => {
         $crate::leaf::routine::Routine {
@@ -156,8 +155,6 @@ macro_rules! routine {
         }
     };
 }
-#[allow(unused_imports)]
-use routine;
 
 /// `top[i] = f(bottom[i])` in f64, rounded once.
 fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {

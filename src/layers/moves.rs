@@ -81,7 +81,10 @@ mod tests {
         let shape = Shape::new([2, 3, 1, 4, 5]).unwrap();
         let merged = Moves::permuted(&shape, &[0, 3, 4, 1, 2]).merged();
         assert_eq!(merged.axes, [(2, 60), (20, 1), (3, 20)]);
-        assert_eq!(Moves::permuted(&shape, &[0, 1, 2, 3, 4]).merged().axes, [(120, 1)]);
+        assert_eq!(
+            Moves::permuted(&shape, &[0, 1, 2, 3, 4]).merged().axes,
+            [(120, 1)]
+        );
     }
 
     #[test]

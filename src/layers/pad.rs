@@ -2,7 +2,7 @@
 //!
 //! `paddings` are two numbers for each axis: how many elements before and after.
 
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
@@ -84,10 +84,10 @@ mod tests {
 
     fn pad(paddings: &[u32]) -> LayerParameter {
         LayerParameter {
-            pad_param: Some(PadParameter {
+            pad_param: Some(Box::new(PadParameter {
                 paddings: paddings.to_vec(),
                 constant_values: Some(7.0),
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

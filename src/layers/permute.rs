@@ -101,9 +101,9 @@ mod tests {
 
     fn permute(order: &[u32]) -> LayerParameter {
         LayerParameter {
-            permute_param: Some(PermuteParameter {
+            permute_param: Some(Box::new(PermuteParameter {
                 order: order.to_vec(),
-            }),
+            })),
             ..LayerParameter::default()
         }
     }
@@ -111,7 +111,7 @@ mod tests {
     fn transpose(dim: &[i32]) -> LayerParameter {
         LayerParameter {
             r#type: Some("Transpose".into()),
-            transpose_param: Some(TransposeParameter { dim: dim.to_vec() }),
+            transpose_param: Some(Box::new(TransposeParameter { dim: dim.to_vec() })),
             ..LayerParameter::default()
         }
     }
@@ -139,7 +139,7 @@ mod tests {
         let message = refusal::<Permute>(&permute(&[0, 0]), dims);
         assert_eq!(message, "permute_param.order[1]: axis 0 is named twice");
         let message = refusal::<Permute>(&permute(&[2]), dims);
-        assert_eq!(message, "permute_param.order[0]: there is no axis 2 in 2 x 3");
+        assert_eq!(message, "permute_param.order[0]: there is no axis 2 in 2×3");
         let message = refusal::<Permute>(&transpose(&[1]), dims);
         assert_eq!(message, "transpose_param.dim: must name all 2 axes, not 1");
         assert!(refusal::<Permute>(&transpose(&[-1, 0]), dims).ends_with("no axis -1"));

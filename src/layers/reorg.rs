@@ -8,7 +8,6 @@
 
 use super::{Cx, Layer, Moves};
 use crate::diag::Result;
-use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
 
@@ -26,7 +25,7 @@ impl Layer for Reorg {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.reorg_param.unwrap_or_default();
+        let p = param.reorg_param.clone().unwrap_or_default();
         let Some(stride) = p.stride else {
             return Err(cx.invalid("reorg_param", "`stride` is missing").into());
         };
@@ -42,11 +41,6 @@ impl Layer for Reorg {
             let message = format!("the bottom must have 4 axes, it is {bottom}");
             return Err(cx.invalid("bottom", message).into());
         };
-        // The fork's code always makes maps of half the size, and takes width for height.
-        if cx.dialect == Some(Dialect::Synopsys) && (h != w || s != 2 || self.reverse) {
-            let message = "Synopsys' Reorg of other than square maps with stride 2";
-            return Err(cx.unsupported("type", message).into());
-        }
         let divides = s.checked_mul(s).is_some_and(|area| c.is_multiple_of(area))
             && (self.reverse || h.is_multiple_of(s) && w.is_multiple_of(s));
         if !divides {
@@ -101,10 +95,10 @@ mod tests {
 
     fn reorg(stride: Option<u32>, reverse: bool) -> LayerParameter {
         LayerParameter {
-            reorg_param: Some(ReorgParameter {
+            reorg_param: Some(Box::new(ReorgParameter {
                 stride,
                 reverse: Some(reverse),
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

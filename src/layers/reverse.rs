@@ -25,7 +25,7 @@ impl Layer for Reverse {
         cx.not_in_place()?;
         let axes = match param.r#type() {
             "Flip" => {
-                let p = param.flip_param.unwrap_or_default();
+                let p = param.flip_param.clone().unwrap_or_default();
                 let flipped = [(-1, p.flip_width()), (-2, p.flip_height())];
                 let flipped = flipped.into_iter().filter(|&(_, flip)| flip);
                 flipped.map(|(axis, _)| axis).collect()
@@ -66,9 +66,9 @@ mod tests {
 
     fn reverse(axis: &[i32]) -> LayerParameter {
         LayerParameter {
-            reverse_param: Some(ReverseParameter {
+            reverse_param: Some(Box::new(ReverseParameter {
                 axis: axis.to_vec(),
-            }),
+            })),
             ..LayerParameter::default()
         }
     }
@@ -83,10 +83,10 @@ mod tests {
         assert_eq!(of(&reverse(&[1, 1])), x.data);
         let flip = |flip_width, flip_height| LayerParameter {
             r#type: Some("Flip".into()),
-            flip_param: Some(FlipParameter {
+            flip_param: Some(Box::new(FlipParameter {
                 flip_width,
                 flip_height,
-            }),
+            })),
             ..LayerParameter::default()
         };
         assert_eq!(of(&flip(None, None)), [3., 2., 1., 6., 5., 4.]);

@@ -19,7 +19,7 @@ impl Layer for ShuffleChannel {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let group = param.shuffle_channel_param.unwrap_or_default().group();
+        let group = param.shuffle_channel_param.clone().unwrap_or_default().group();
         let group = cx.positive("shuffle_channel_param.group", group)?;
         Ok(ShuffleChannel { group })
     }
@@ -62,7 +62,7 @@ mod tests {
 
     fn group(group: u32) -> LayerParameter {
         LayerParameter {
-            shuffle_channel_param: Some(ShuffleChannelParameter { group: Some(group) }),
+            shuffle_channel_param: Some(Box::new(ShuffleChannelParameter { group: Some(group) })),
             ..LayerParameter::default()
         }
     }

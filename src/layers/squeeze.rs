@@ -62,9 +62,9 @@ mod tests {
 
     fn squeeze(axis: &[i32]) -> LayerParameter {
         LayerParameter {
-            squeeze_param: Some(SqueezeParameter {
+            squeeze_param: Some(Box::new(SqueezeParameter {
                 axis: axis.to_vec(),
-            }),
+            })),
             ..LayerParameter::default()
         }
     }
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn only_axes_of_extent_1() {
         let message = refusal::<Squeeze>(&squeeze(&[1]), &[&[1, 3]]);
-        assert_eq!(message, "squeeze_param.axis[0]: axis 1 of 1 x 3 is not of extent 1");
+        assert_eq!(message, "squeeze_param.axis[0]: axis 1 of 1×3 is not of extent 1");
         assert!(refusal::<Squeeze>(&squeeze(&[2]), &[&[1, 3]]).starts_with("squeeze_param.axis[0]"));
     }
 }

@@ -80,6 +80,12 @@ pub fn moves(b: &mut Builder, node: &Node, moves: &Moves) -> Result<()> {
         cost: (inner / count) as u64 + 1,
     };
     let traffic = b.traffic(node);
-    b.step(node.layers.clone(), "elements moved", vec![region], 0, traffic);
+    b.step(
+        node.layers.clone(),
+        "elements moved",
+        vec![region],
+        0,
+        traffic,
+    );
     Ok(())
 }

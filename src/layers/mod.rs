@@ -361,6 +361,7 @@ layers! {
     argmax::ArgMax = "ArgMax";
     batch_norm::BatchNorm = "BatchNorm";
     bias::Bias = "Bias";
+    bnll::Bnll = "BNLL";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     convolution::Convolution = "Convolution";
@@ -369,6 +370,7 @@ layers! {
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
+    elu::Elu = "ELU";
     exp::Exp = "Exp";
     flatten::Flatten = "Flatten";
     hdf5_data::Hdf5Data = "HDF5Data";
@@ -390,6 +392,7 @@ layers! {
     softmax::Softmax = "Softmax";
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
+    swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
     window_data::WindowData = "WindowData";

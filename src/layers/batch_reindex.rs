@@ -5,7 +5,7 @@
 //!
 //! Caffe aborts on a number outside 0 ≤ n < N; here that item is NaN.
 
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;

@@ -6,7 +6,7 @@
 //! * top: a scalar, `Σ / 2N` of `d²` for similar pairs, else `max(margin − d, 0)²` or,
 //!   with `legacy_version`, `max(margin − d², 0)`; d is the Euclidean distance.
 
-use super::{Cx, Layer, loss, routine};
+use super::{Cx, Layer, loss};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;

@@ -7,7 +7,7 @@
 //!
 //! A number without a row, which Caffe does not check, gives NaN here.
 
-use super::{Cx, Layer, loss, routine, weights_and_bias};
+use super::{Cx, Layer, loss, weights_and_bias};
 use crate::diag::Result;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
 use crate::ir::{ParamSpec, Shape};

@@ -3,7 +3,7 @@
 //! * bottoms: a and b, `[N, …]`, with as many values an item.
 //! * top: a scalar.
 
-use super::{Cx, Layer, loss, routine};
+use super::{Cx, Layer, loss};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;

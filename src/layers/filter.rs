@@ -3,7 +3,7 @@
 //! * bottoms: blobs `[N, …]`, and last the selector, `[N]` or `[N, 1, …]`.
 //! * tops: for each blob the selected items, as many as there are.
 
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;

@@ -7,7 +7,7 @@
 //! A score that is NaN counts 0, as in Caffe. A label outside the classes, which Caffe
 //! does not check, gives NaN here.
 
-use super::{Cx, Layer, loss, routine};
+use super::{Cx, Layer, loss};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::hinge_loss_parameter::Norm;

@@ -11,7 +11,7 @@
 
 use super::accuracy::labelled;
 use super::concat::axis_of;
-use super::{Cx, Layer, loss, routine};
+use super::{Cx, Layer, loss};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::loss_parameter::NormalizationMode;

@@ -4,14 +4,14 @@
 //! With h and c of the step before, h counting times cont:
 //!
 //! * sums = W_xc·x + b_c + W_xc_static·constant + W_hc·h, in the order of gates i, f, o, g;
-//! * c = cont·σ(f)·c + σ(i)·tanh(g), where a cont of 0 drops the old c whatever it is;
+//! * c = cont·σ(f)·c + σ(i)·tanh(g);
 //! * h = σ(o)·tanh(c), the output.
 //!
 //! Blobs: W_xc `[4D, I]`, b_c `[4D]`, W_xc_static `[4D, …]` if there is a constant input,
 //! W_hc `[4D, D]`. States: h, c.
 
 use super::recurrent::Recurrent;
-use super::{Cx, Layer, lstm_unit, recurrent, routine};
+use super::{Cx, Layer, lstm_unit, recurrent};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{ParamSpec, Shape};

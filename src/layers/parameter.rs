@@ -2,7 +2,7 @@
 //!
 //! * blob and top: `shape`; without one, a scalar. Weights give it, else it is 0.
 
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
 use crate::ir::{ParamSpec, Shape};

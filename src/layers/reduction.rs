@@ -4,7 +4,7 @@
 //! * top: the axes before `axis`; a scalar if there is none.
 
 use super::concat::axis_of;
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::reduction_parameter::ReductionOp;

@@ -9,7 +9,7 @@
 //! `[D, D]`, W_ho `[D, D]`, b_o `[D]`. State: h.
 
 use super::recurrent::Recurrent;
-use super::{Cx, Layer, recurrent, routine};
+use super::{Cx, Layer, recurrent};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{ParamSpec, Shape};

@@ -7,7 +7,7 @@
 //! Each element is computed as `ln(1 + e^−|x|) − x·(t − [x ≥ 0])`, which does not
 //! overflow. Targets whose integer part is `ignore_label` do not count.
 
-use super::{Cx, Layer, loss, routine};
+use super::{Cx, Layer, loss};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::loss_parameter::NormalizationMode;

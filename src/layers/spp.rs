@@ -8,7 +8,7 @@
 //! * top: `[N, Σ C·OH·OW]`, level by level; with one level, its `[N, C, 1, 1]`.
 
 use super::pooling::{Geometry, Method, Pooling, Round};
-use super::{Cx, Layer, routine};
+use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::spp_parameter::PoolMethod;

@@ -314,7 +314,8 @@ type LayerNumbers = (String, Vec<Vec<f32>>);
 fn contents(path: &Path) -> Result<Vec<LayerNumbers>, String> {
     let weights = WeightsFile::open(path).map_err(|e| e.to_string())?;
     let blobs = |l: &caffec::frontend::binary::WeightLayer| {
-        let numbers = l.blobs.iter().map(|b| b.data.floats().into_owned());
+        let blobs = l.blobs.iter().flatten();
+        let numbers = blobs.map(|b| b.data.floats().into_owned());
         (l.name.clone(), numbers.collect())
     };
     Ok(weights.layers.iter().map(blobs).collect())
@@ -382,7 +383,7 @@ fn weights_found_in_the_wild() {
             (true, Err(error)) => println!("{error}"),
             (false, Err(error)) => failures.push(error.to_string()),
             (false, Ok(weights)) => {
-                let mut blobs = weights.layers.iter().flat_map(|l| &l.blobs);
+                let mut blobs = weights.layers.iter().flat_map(|l| l.blobs.iter().flatten());
                 let count = |b: &[i64]| b.iter().product::<i64>() as usize;
                 if !blobs.all(|b| b.data.len() == count(&b.shape)) || weights.layers.is_empty() {
                     failures.push(format!("{}: counts differ", path.display()));

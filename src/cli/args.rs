@@ -119,7 +119,7 @@ impl From<KindArg> for FileKind {
 /// Where the parameters come from.
 #[derive(Args)]
 pub struct WeightArgs {
-    /// Trained weights, a .caffemodel (repeatable: later ones replace)
+    /// Trained weights, .caffemodel or .caffemodel.h5 (repeatable: later ones replace)
     #[arg(short, long = "weights", value_name = "FILE")]
     pub weights: Vec<PathBuf>,
     /// Seeded stand-ins that keep every blob alive [default without -w: seed 1]

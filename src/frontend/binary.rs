@@ -17,6 +17,8 @@ use std::sync::Arc;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use super::hdf5;
+use super::numbers::Encoding;
 use super::proto::{NetParameter, v1_layer_parameter::LayerType};
 use super::schema::{FieldType, MessageType, Schema, ValueType};
 use super::text::foreign;
@@ -29,6 +31,8 @@ use crate::diag::{Diagnostic, Result};
 pub struct WeightsFile {
     /// In file order; names may repeat or be empty.
     pub layers: Vec<WeightLayer>,
+    /// What several layers share is there once, at its owner, as Caffe writes HDF5.
+    pub owners_only: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -36,7 +40,8 @@ pub struct WeightLayer {
     pub name: String,
     /// As in the current format, whatever the file's; empty if it does not say.
     pub kind: String,
-    pub blobs: Vec<WeightBlob>,
+    /// By index; none where the file leaves one out, which only `owners_only` may.
+    pub blobs: Vec<Option<WeightBlob>>,
 }
 
 /// One array of parameters. Whether the extents agree with the count of numbers is
@@ -55,26 +60,35 @@ pub struct BlobData(Data);
 
 #[derive(Clone)]
 enum Data {
-    /// Little-endian numbers somewhere in the file.
+    /// Somewhere in the file.
     InFile {
         file: Arc<Contents>,
         range: Range<usize>,
-        width: Width,
+        encoding: Encoding,
     },
     Owned(Arc<[f32]>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Width {
-    Single = 4,
-    Double = 8,
-}
-
 impl BlobData {
+    pub(super) fn owned(values: Vec<f32>) -> Self {
+        BlobData(Data::Owned(values.into()))
+    }
+
+    /// The bytes `range` of the file.
+    pub(super) fn in_file(file: &Arc<Contents>, range: Range<usize>, encoding: Encoding) -> Self {
+        BlobData(Data::InFile {
+            file: file.clone(),
+            range,
+            encoding,
+        })
+    }
+
     /// How many numbers there are.
     pub fn len(&self) -> usize {
         match &self.0 {
-            Data::InFile { range, width, .. } => range.len() / *width as usize,
+            Data::InFile {
+                range, encoding, ..
+            } => range.len() / encoding.size(),
             Data::Owned(values) => values.len(),
         }
     }
@@ -93,12 +107,16 @@ impl BlobData {
     pub fn window(&self, wanted: Range<usize>) -> Cow<'_, [f32]> {
         match &self.0 {
             Data::Owned(values) => Cow::Borrowed(&values[wanted]),
-            Data::InFile { file, range, width } => {
-                let size = *width as usize;
+            Data::InFile {
+                file,
+                range,
+                encoding,
+            } => {
+                let size = encoding.size();
                 let bytes = &file.bytes()[range.clone()];
                 let bytes = &bytes[wanted.start * size..wanted.end * size];
-                aligned(bytes, *width)
-                    .map_or_else(|| Cow::Owned(converted(bytes, *width)), Cow::Borrowed)
+                let in_place = encoding.in_place(bytes);
+                in_place.map_or_else(|| Cow::Owned(encoding.convert(bytes)), Cow::Borrowed)
             }
         }
     }
@@ -110,36 +128,13 @@ impl std::fmt::Debug for BlobData {
     }
 }
 
-fn aligned(bytes: &[u8], width: Width) -> Option<&[f32]> {
-    if width != Width::Single || cfg!(target_endian = "big") {
-        return None;
-    }
-    // SAFETY: every bit pattern is an f32.
-    let (before, floats, after) = unsafe { bytes.align_to::<f32>() };
-    (before.is_empty() && after.is_empty()).then_some(floats)
-}
-
-fn converted(bytes: &[u8], width: Width) -> Vec<f32> {
-    match width {
-        Width::Single => chunks(bytes).map(f32::from_le_bytes).collect(),
-        Width::Double => chunks(bytes)
-            .map(|b| f64::from_le_bytes(b) as f32)
-            .collect(),
-    }
-}
-
-fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    let chunk = |c: &[u8]| c.try_into().expect("chunks have this length");
-    bytes.chunks_exact(N).map(chunk)
-}
-
 // ---------------------------------------------------------------- files
 
 /// Most bytes of weights from a pipe or device, which may never end.
 const MAX_PIPED: u64 = 1 << 31;
 
 /// What a file holds, mapped if it can be.
-enum Contents {
+pub(super) enum Contents {
     Mapped(memmap2::Mmap),
     Read(Vec<u8>),
 }
@@ -163,7 +158,7 @@ impl Contents {
         Ok(Contents::Mapped(map))
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Contents::Mapped(map) => map,
             Contents::Read(bytes) => bytes,
@@ -176,7 +171,7 @@ impl WeightsFile {
     /// has none, as in Caffe.
     ///
     /// Errors: `Io`; `Invalid` if it is not a caffemodel or a broken one;
-    /// `Unsupported` for HDF5 and half precision.
+    /// `Unsupported` for what Caffe never writes into HDF5.
     pub fn open(path: &Path) -> Result<Self> {
         let contents = Contents::open(path).map_err(|e| Diagnostic::io(path, &e))?;
         Self::read(&path.display().to_string(), contents)
@@ -188,10 +183,15 @@ impl WeightsFile {
     }
 
     fn read(name: &str, contents: Contents) -> Result<Self> {
-        let walk = Walk {
-            name,
-            file: Arc::new(contents),
-        };
+        let file = Arc::new(contents);
+        if file.bytes().starts_with(hdf5::SIGNATURE) {
+            let layers = hdf5::read_weights(name, &file)?;
+            return Ok(WeightsFile {
+                layers,
+                owners_only: true,
+            });
+        }
+        let walk = Walk { name, file };
         walk.check_is_binary("weights")?;
         walk.net()
     }
@@ -233,10 +233,6 @@ impl Walk<'_> {
     fn check_is_binary(&self, wanted: &str) -> Result<()> {
         let bytes = self.file.bytes();
         let name = self.name;
-        if bytes.starts_with(b"\x89HDF\r\n\x1a\n") {
-            let message = format!("{name}: weights in HDF5 (.caffemodel.h5)");
-            return Err(Diagnostic::unsupported(message).into());
-        }
         if let Some(what) = foreign(bytes) {
             return Err(Diagnostic::invalid(format!("{name}: {what}")).into());
         }
@@ -264,16 +260,15 @@ impl Walk<'_> {
                 layers[old].push(self.layer(inside, layer_type)?);
             }
         }
-        match layers {
-            [layers, old] if old.is_empty() => Ok(WeightsFile { layers }),
-            [layers, old] if layers.is_empty() => Ok(WeightsFile { layers: old }),
-            _ => Err(self
-                .error(
-                    "the file has layers of the current and of an older format",
-                    0,
-                )
-                .into()),
+        let [current, old] = layers;
+        if !current.is_empty() && !old.is_empty() {
+            let why = "the file has layers of the current and of an older format";
+            return Err(self.error(why, 0).into());
         }
+        Ok(WeightsFile {
+            layers: [current, old].concat(),
+            owners_only: false,
+        })
     }
 
     /// A file that ends inside a layer: says in which, if its name is there.
@@ -318,7 +313,8 @@ impl Walk<'_> {
                 }
                 (Some("blobs"), Payload::Bytes(blob)) => {
                     let index = layer.blobs.len();
-                    layer.blobs.push(self.blob(blob, Some(&layer.name), index)?);
+                    let blob = self.blob(blob, Some(&layer.name), index)?;
+                    layer.blobs.push(Some(blob));
                 }
                 (Some("layer"), Payload::Bytes(v0)) => {
                     return self.layer(v0, Schema::caffe().message("caffe.V0LayerParameter"));
@@ -340,8 +336,10 @@ impl Walk<'_> {
         };
         let mut shape = Vec::new();
         let mut legacy = [None; 4];
-        let mut single = Gather::new(Width::Single);
-        let mut double = Gather::new(Width::Double);
+        let mut single = Gather::new(Encoding::SINGLE);
+        let mut double = Gather::new(Encoding::DOUBLE);
+        let mut raw_data: &[u8] = &[];
+        let mut raw_type = 0;
         for record in wire::records(bytes) {
             let record = record.map_err(|e| wrong(e.why, &bytes[e.offset..]))?;
             let field = ty.numbered(record.number).map(|f| f.name.as_str());
@@ -353,8 +351,13 @@ impl Walk<'_> {
                 (Some("width"), Payload::Varint(n)) => set(&mut legacy[3], n),
                 (Some("data"), payload) => single.add(self.file.bytes(), payload),
                 (Some("double_data"), payload) => double.add(self.file.bytes(), payload),
-                (None, Payload::Bytes(raw)) if record.number == RAW_DATA && !raw.is_empty() => {
-                    return Err(half_precision(self.name, layer).into());
+                (_, Payload::Varint(n)) if record.number == RAW_DATA_TYPE => {
+                    raw_type = n;
+                    Ok(())
+                }
+                (_, Payload::Bytes(bytes)) if record.number == RAW_DATA => {
+                    raw_data = bytes;
+                    Ok(())
                 }
                 _ => Ok(()),
             };
@@ -364,7 +367,18 @@ impl Walk<'_> {
         if is_legacy {
             shape = legacy.iter().map(|n| n.unwrap_or(0)).collect();
         }
-        let data = if double.is_empty() { single } else { double };
+        let data = if !raw_data.is_empty() {
+            let encoding = raw_encoding(raw_type).ok_or("raw_data of an unknown type");
+            let mut raw = Gather::new(encoding.map_err(|why| wrong(why, raw_data))?);
+            let payload = Payload::Bytes(raw_data);
+            raw.add(self.file.bytes(), payload)
+                .map_err(|why| wrong(why, raw_data))?;
+            raw
+        } else if double.is_empty() {
+            single
+        } else {
+            double
+        };
         Ok(WeightBlob {
             shape,
             legacy: is_legacy,
@@ -386,15 +400,21 @@ impl Walk<'_> {
     }
 }
 
-/// Field of BlobProto in which NVCaffe and OpenCV keep half-precision numbers.
+/// Fields of BlobProto that NVCaffe and OpenCV have: numbers of a type of their own,
+/// mostly half precision. They count before `data`.
+const RAW_DATA_TYPE: u32 = 10;
 const RAW_DATA: u32 = 12;
 
-fn half_precision(name: &str, layer: Option<&str>) -> Diagnostic {
-    let error = Diagnostic::unsupported(format!("{name}: raw_data (half-precision weights)"));
-    match layer {
-        Some(layer) => error.layer(layer),
-        None => error,
-    }
+/// How `raw_data` is written (NVCaffe `caffe.proto`, `Type`).
+fn raw_encoding(raw_type: u64) -> Option<Encoding> {
+    Some(match raw_type {
+        0 => Encoding::DOUBLE,
+        1 => Encoding::SINGLE,
+        2 => Encoding::HALF,
+        3 => Encoding::INT,
+        4 => Encoding::UINT,
+        _ => return None,
+    })
 }
 
 /// The message type of a net's field that holds layers.
@@ -439,15 +459,15 @@ fn offset(whole: &[u8], part: &[u8]) -> usize {
 /// Collects a repeated number field: one packed run stays in the file, anything else
 /// is copied.
 struct Gather {
-    width: Width,
+    encoding: Encoding,
     run: Option<Range<usize>>,
     copied: Vec<f32>,
 }
 
 impl Gather {
-    fn new(width: Width) -> Self {
+    fn new(encoding: Encoding) -> Self {
         Gather {
-            width,
+            encoding,
             run: None,
             copied: Vec::new(),
         }
@@ -458,24 +478,24 @@ impl Gather {
     }
 
     fn add(&mut self, file: &[u8], payload: Payload) -> Why {
-        match (payload, self.width) {
-            (Payload::Bytes([]), _) => {}
-            (Payload::Bytes(run), width) if run.len() % width as usize != 0 => {
+        match payload {
+            Payload::Bytes([]) => {}
+            Payload::Bytes(run) if run.len() % self.encoding.size() != 0 => {
                 return Err("the numbers do not fill their length");
             }
-            (Payload::Bytes(run), width) if self.is_empty() && width == self.width => {
+            Payload::Bytes(run) if self.is_empty() => {
                 let start = offset(file, run);
                 self.run = Some(start..start + run.len());
             }
-            (Payload::Bytes(run), width) => {
+            Payload::Bytes(run) => {
                 self.copy_run(file);
-                self.copied.extend(converted(run, width));
+                self.copied.extend(self.encoding.convert(run));
             }
-            (Payload::Fixed32(bits), Width::Single) => {
+            Payload::Fixed32(bits) if self.encoding == Encoding::SINGLE => {
                 self.copy_run(file);
                 self.copied.push(f32::from_bits(bits));
             }
-            (Payload::Fixed64(bits), Width::Double) => {
+            Payload::Fixed64(bits) if self.encoding == Encoding::DOUBLE => {
                 self.copy_run(file);
                 self.copied.push(f64::from_bits(bits) as f32);
             }
@@ -487,19 +507,15 @@ impl Gather {
 
     fn copy_run(&mut self, file: &[u8]) {
         if let Some(run) = self.run.take() {
-            self.copied.extend(converted(&file[run], self.width));
+            self.copied.extend(self.encoding.convert(&file[run]));
         }
     }
 
     fn finish(self, file: &Arc<Contents>) -> BlobData {
-        BlobData(match self.run {
-            Some(range) => Data::InFile {
-                file: file.clone(),
-                range,
-                width: self.width,
-            },
-            None => Data::Owned(self.copied.into()),
-        })
+        match self.run {
+            Some(range) => BlobData::in_file(file, range, self.encoding),
+            None => BlobData::owned(self.copied),
+        }
     }
 }
 
@@ -637,6 +653,10 @@ mod tests {
         WeightsFile::from_bytes("w", net.encode_to_vec()).unwrap()
     }
 
+    fn blobs(layer: &WeightLayer) -> Vec<&WeightBlob> {
+        layer.blobs.iter().flatten().collect()
+    }
+
     fn error(bytes: &[u8]) -> String {
         let errors = WeightsFile::from_bytes("w", bytes.to_vec()).unwrap_err();
         errors.to_string()
@@ -645,7 +665,7 @@ mod tests {
     #[test]
     fn numbers_stay_in_the_file() {
         let weights = read(&net());
-        let blobs = &weights.layers[0].blobs;
+        let blobs = blobs(&weights.layers[0]);
         assert_eq!(weights.layers[0].kind, "Convolution");
         assert_eq!(
             (blobs[0].shape.as_slice(), blobs[0].legacy),
@@ -662,7 +682,7 @@ mod tests {
             let mut net = net();
             net.name = Some("n".repeat(shift));
             assert_eq!(
-                *read(&net).layers[0].blobs[0].data.floats(),
+                *blobs(&read(&net).layers[0])[0].data.floats(),
                 [1.0, 2.0, 3.0]
             );
         }
@@ -703,10 +723,10 @@ mod tests {
             ("old", "InnerProduct")
         );
         assert_eq!(
-            (old.blobs[0].shape.as_slice(), old.blobs[0].legacy),
+            (blobs(old)[0].shape.as_slice(), blobs(old)[0].legacy),
             (&[1, 0, 0, 2][..], true)
         );
-        assert_eq!(*old.blobs[0].data.floats(), [0.5, 0.25]);
+        assert_eq!(*blobs(old)[0].data.floats(), [0.5, 0.25]);
     }
 
     #[test]
@@ -717,6 +737,23 @@ mod tests {
         bytes.push(0x2d); // one by itself
         bytes.extend(2f32.to_le_bytes());
         assert_eq!(*read_blob("b", bytes).unwrap().data.floats(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn raw_data_is_of_its_own_type() {
+        let read = |raw_type: &[u8], raw: &[u8]| {
+            let data = [0x2d, 0, 0, 0, 0]; // a `data` that does not count
+            let head = [0x62, raw.len() as u8];
+            read_blob("b", [&data[..], raw_type, &head, raw].concat())
+        };
+        let floats =
+            |raw_type: &[u8], raw: &[u8]| read(raw_type, raw).unwrap().data.floats().into_owned();
+        assert_eq!(floats(&[0x50, 2], &[0, 0x3c, 0, 0xc0]), [1.0, -2.0]);
+        assert_eq!(floats(&[0x50, 1], &1.5f32.to_le_bytes()), [1.5]);
+        assert_eq!(floats(&[0x50, 3], &(-3i32).to_le_bytes()), [-3.0]);
+        assert_eq!(floats(&[], &0.5f64.to_le_bytes()), [0.5]);
+        assert!(read(&[0x50, 9], &[0]).is_err());
+        assert!(read(&[0x50, 2], &[0]).is_err());
     }
 
     #[test]
@@ -747,7 +784,7 @@ mod tests {
             error(b"layer { name: 'a' }"),
             "w: this is text, not weights in binary form"
         );
-        assert!(error(b"\x89HDF\r\n\x1a\n\0").contains("HDF5"));
+        assert!(error(b"\x89HDF\r\n\x1a\n\0").contains("ends too early"));
         assert!(error(&[8, 1]).contains("solver state"));
         assert!(read_blob("b", vec![8, 1]).is_err());
         assert!(error(b"<html>").contains("HTML"));

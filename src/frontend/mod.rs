@@ -15,6 +15,8 @@
 pub mod binary;
 mod bind;
 pub mod filter;
+mod hdf5;
+mod numbers;
 mod print;
 pub mod schema;
 mod source;

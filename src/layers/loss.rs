@@ -85,17 +85,16 @@ mod tests {
 
     #[test]
     fn labels_are_truncated() {
-        assert_eq!([-0.5, 0., 1.9, 2.].map(|l| class(l, 2)), [
-            Some(0),
-            Some(0),
-            Some(1),
-            None
-        ]);
+        assert_eq!(
+            [-0.5, 0., 1.9, 2.].map(|l| class(l, 2)),
+            [Some(0), Some(0), Some(1), None]
+        );
         assert_eq!(class(f32::NAN, 2), None);
         let minus_one = sizes(Some(-1), NormalizationMode::Full);
-        assert_eq!([-1., 0., 1.].map(|l| ignored(l, &minus_one)), [
-            true, false, false
-        ]);
+        assert_eq!(
+            [-1., 0., 1.].map(|l| ignored(l, &minus_one)),
+            [true, false, false]
+        );
         assert!(!ignored(0., &sizes(None, NormalizationMode::Full)));
     }
 

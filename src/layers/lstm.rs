@@ -51,11 +51,11 @@ mod routine {
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
         let [steps, streams, d] = [sizes[0], sizes[1], sizes[2]];
         let bottoms = Bottoms::new(bottoms, sizes, 2);
-        let Some(hidden) = bottoms.params.last() else {
-            return;
+        let [.., hidden] = bottoms.params else {
+            unreachable!("W_hc is the last blob")
         };
         let [output, h, c] = tops else {
-            return;
+            unreachable!("a top, h and c")
         };
         if let [first_h, first_c] = bottoms.states {
             h.copy_from_slice(first_h);

@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_blob_is_the_top() {
         let blob = tensor(&[1, 2], [3., 4.]);
-        let y = forward::<Parameter>(&param(&[1, 2]), &[] as &[Tensor], &[blob.clone()]);
+        let y = forward::<Parameter>(&param(&[1, 2]), &[] as &[Tensor], std::slice::from_ref(&blob));
         assert_eq!(y, [blob]);
         assert_eq!(
             tops::<Parameter>(&LayerParameter::default(), &[]),

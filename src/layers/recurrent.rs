@@ -155,7 +155,13 @@ pub mod routine {
 
         /// For each of `units` sums what x and the constant input of a stream give to it
         /// in a step.
-        pub fn inputs(&self, units: usize, step: usize, stream: usize, sizes: &[usize]) -> Vec<f64> {
+        pub fn inputs(
+            &self,
+            units: usize,
+            step: usize,
+            stream: usize,
+            sizes: &[usize],
+        ) -> Vec<f64> {
             let streams = sizes[1];
             let x = part(self.x, step * streams + stream, sizes[0] * streams);
             let mut sums = product(self.params[0], x, units);

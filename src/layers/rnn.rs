@@ -52,10 +52,10 @@ mod routine {
         let [steps, streams, d] = [sizes[0], sizes[1], sizes[2]];
         let bottoms = Bottoms::new(bottoms, sizes, 1);
         let [.., hidden, out, out_bias] = bottoms.params else {
-            return;
+            unreachable!("W_hh, W_ho and b_o are the last blobs")
         };
         let [output, h] = tops else {
-            return;
+            unreachable!("a top and h")
         };
         if let [first] = bottoms.states {
             h.copy_from_slice(first);

@@ -37,8 +37,9 @@ pub enum Missing {
 pub type Named<'a> = (&'a str, &'a WeightsFile);
 
 /// Gives every parameter its data. Files are taken in order, so that later ones win.
-/// A file's layer belongs to the net's first layer of the same name, or to none
-/// (Caffe `net.cpp`, `CopyTrainedLayersFrom`).
+/// A file's layer belongs to the net's first layer of the same name, one of HDF5 to the
+/// last, or to none (Caffe `net.cpp`, `CopyTrainedLayersFrom`,
+/// `CopyTrainedLayersFromHDF5`).
 ///
 /// Errors: `Invalid` for each layer whose number of blobs or whose shapes differ, for
 /// layers without weights if they are refused, and for fillers that Caffe refuses.
@@ -60,16 +61,19 @@ pub fn load(graph: &mut Graph, files: &[Named], missing: Missing) -> Result<()> 
 
 /// Takes what a file has; returns what is wrong with it.
 fn assign(graph: &mut Graph, (name, file): Named) -> Vec<Diagnostic> {
-    let mut first = HashMap::new();
+    let mut takers = HashMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
-        first.entry(node.name.clone()).or_insert(i);
+        match file.owners_only {
+            true => *takers.entry(node.name.clone()).or_insert(i) = i,
+            false => _ = takers.entry(node.name.clone()).or_insert(i),
+        }
     }
     let mut wrong = Vec::new();
     for layer in &file.layers {
-        if let Some(&i) = first.get(&layer.name) {
-            match matching(graph, &graph.nodes[i], layer) {
+        if let Some(&i) = takers.get(&layer.name) {
+            match matching(graph, i, layer, file.owners_only) {
                 Ok(params) => {
-                    for (id, blob) in params.into_iter().zip(&layer.blobs) {
+                    for (id, blob) in params {
                         graph[id].data = Some(FloatData::new(blob.data.clone()));
                     }
                 }
@@ -93,17 +97,31 @@ impl FloatSource for BlobData {
     }
 }
 
-/// The node's parameters, if the file's layer suits them.
-fn matching(graph: &Graph, node: &Node, layer: &WeightLayer) -> Result<Vec<ParamId>, String> {
-    let (expected, found) = (node.params.len(), layer.blobs.len());
-    if expected != found {
+/// The node's parameters with what the file's layer has for them, if that suits.
+fn matching<'a>(
+    graph: &Graph,
+    node: usize,
+    layer: &'a WeightLayer,
+    owners_only: bool,
+) -> Result<Vec<(ParamId, &'a WeightBlob)>, String> {
+    let params = &graph.nodes[node].params;
+    let lacks = |i: usize| {
+        let absent = layer.blobs.get(i).is_none_or(Option::is_none);
+        absent && !(owners_only && owned_elsewhere(graph, node, i))
+    };
+    let expected = params.len();
+    if layer.blobs.len() > expected || (0..expected).any(lacks) {
+        let found = layer.blobs.iter().flatten().count();
         let plural = if expected == 1 { "" } else { "s" };
         return Err(format!(
             "expected {expected} weight blob{plural}, found {found}"
         ));
     }
-    let specs = graph.param_specs(node).map_err(|e| e.to_string())?;
+    let specs = graph.param_specs(&graph.nodes[node]);
+    let specs = specs.map_err(|e| e.to_string())?;
+    let mut matched = Vec::new();
     for (i, (spec, blob)) in specs.iter().zip(&layer.blobs).enumerate() {
+        let Some(blob) = blob else { continue };
         let shape = &spec.shape;
         if !fits(shape, blob) {
             let found = describe(blob);
@@ -117,8 +135,16 @@ fn matching(graph: &Graph, node: &Node, layer: &WeightLayer) -> Result<Vec<Param
                 "weight blob {i}: expected {expected} numbers, found {found}"
             ));
         }
+        matched.push((params[i], blob));
     }
-    Ok(node.params.clone())
+    Ok(matched)
+}
+
+/// Whether parameter `index` of a node is shared with an earlier one.
+fn owned_elsewhere(graph: &Graph, node: usize, index: usize) -> bool {
+    let own = &graph.nodes[node].params;
+    let earlier = graph.nodes[..node].iter().flat_map(|n| &n.params);
+    earlier.chain(&own[..index]).any(|id| *id == own[index])
 }
 
 /// Caffe `blob.cpp`, `ShapeEquals`: num × channels × height × width may have leading

@@ -167,6 +167,34 @@ fn shared_parameters_have_one_value() {
     assert!((0.2..1.2).contains(&deviation));
 }
 
+#[test]
+fn hdf5_has_shared_parameters_at_their_owner() {
+    // In the file `block/conv` has parameters 0 and 2, `ip` has 0 and 1.
+    let bytes = include_bytes!("../../tests/hdf5/classic.h5").to_vec();
+    let weights = WeightsFile::from_bytes("w.h5", bytes).unwrap();
+    let net = |shared: &str| {
+        graph(&format!(
+            "layer {{ name: 'd' type: 'Input' top: 'd' input_param {{ shape {{ dim: [1, 3] }} }} }}
+            layer {{ name: 'first' type: 'InnerProduct' bottom: 'd' top: 'first'
+                param {{ name: 'w' }} inner_product_param {{ num_output: 2 bias_term: false }} }}
+            layer {{ name: 'ip' type: 'InnerProduct' bottom: 'd' top: 'ip' {shared}
+                inner_product_param {{ num_output: 2 }} }}"
+        ))
+    };
+    let load = |shared: &str, file: &WeightsFile| {
+        let mut graph = net(shared);
+        let loaded = graph.edit("weights", |g| load(g, &[("w.h5", file)], Missing::Fill(1)));
+        loaded.map(|()| graph.params.len())
+    };
+    assert_eq!(load("", &weights), Ok(3));
+    let mut without = weights.clone();
+    let ip = without.layers.iter_mut().find(|l| l.name == "ip").unwrap();
+    ip.blobs[0] = None;
+    assert_eq!(load("param { name: 'w' }", &without), Ok(2));
+    let message = "layer `ip`: w.h5: expected 2 weight blobs, found 1";
+    assert_eq!(load("", &without).unwrap_err().to_string(), message);
+}
+
 fn moments(values: &[f32]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;

@@ -27,7 +27,7 @@ mod tile;
 mod view;
 
 pub use concat::{concat, slice};
-pub use conv::{Conv, WeightStrides, convolution, window_halo};
+pub use conv::{Axis, Conv, WeightStrides, convolution, window_halo};
 pub use deconvolution::deconvolution;
 pub use inner_product::inner_product;
 pub use pack::{Pack, pack};

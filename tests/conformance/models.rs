@@ -75,8 +75,8 @@ impl Model {
                 },
                 ..Options::default()
             },
-            inputs,
             forwards: 1,
+            inputs,
         }
     }
 

@@ -22,7 +22,7 @@ use cranelift_module::Module;
 use super::jit::Imports;
 use crate::kernel::check::Space;
 use crate::kernel::{
-    Addr, Arg, BinaryOp, Expr, Program, Region, Step, Stmt, TableId, UnaryOp, Var,
+    Addr, Arg, BinaryOp, Expr, Program, Region, RoutineCall, Step, Stmt, TableId, UnaryOp, Var,
 };
 use crate::leaf::{Isa, Leaf};
 
@@ -238,6 +238,7 @@ impl Emitter<'_, '_> {
                 Stmt::For { var, extent, body } => self.for_loop(*var, *extent, stmt, body),
                 Stmt::Map { lanes, dst, value } => self.map(*lanes, dst, value),
                 Stmt::Call { leaf, args } => self.call(*leaf, args),
+                Stmt::Routine(call) => self.routine(call),
             }
         }
     }
@@ -304,7 +305,7 @@ fn block_args(first: Value, rest: &[Value]) -> Vec<BlockArg> {
 
 fn has_calls(stmt: &Stmt) -> bool {
     let mut found = false;
-    stmt.visit(&mut |s| found |= matches!(s, Stmt::Call { .. }));
+    stmt.visit(&mut |s| found |= matches!(s, Stmt::Call { .. } | Stmt::Routine(_)));
     found
 }
 
@@ -322,6 +323,7 @@ fn addresses(body: &[Stmt]) -> Vec<&Addr> {
                     }
                 });
             }
+            Stmt::Routine(call) => found.extend(call.operands().map(|(addr, _)| addr)),
             Stmt::Call { args, .. } => found.extend(args.iter().filter_map(|arg| match arg {
                 Arg::Addr(addr) => Some(addr),
                 _ => None,
@@ -703,13 +705,37 @@ impl Emitter<'_, '_> {
         })
     }
 
+    /// Puts the addresses of the operands on the stack and calls
+    /// [`run_routine`](super::jit::run_routine).
+    fn routine(&mut self, call: &RoutineCall) {
+        let count = call.operands().count() as u32;
+        let slot = ir::StackSlotData::new(ir::StackSlotKind::ExplicitSlot, 8 * count, 3);
+        let slot = self.b.create_sized_stack_slot(slot);
+        for (i, (addr, _)) in call.operands().enumerate() {
+            let at = self.address(addr);
+            self.b.ins().stack_store(types::I64, at, slot, 8 * i as i32);
+        }
+        let pointers = self.b.ins().stack_addr(types::I64, slot, 0);
+        let data = self.imports.routines[&std::ptr::from_ref(call)];
+        let global = self.module.declare_data_in_func(data, self.b.func);
+        let call = self.b.ins().symbol_value(types::I64, global);
+        let run = self
+            .imports
+            .run_routine
+            .expect("declared with the routines");
+        let run = self.module.declare_func_in_func(run, self.b.func);
+        self.b.ins().call(run, &[call, pointers]);
+    }
+
+    fn address(&mut self, addr: &Addr) -> Value {
+        let at = self.position(addr);
+        let pointer = self.pointer(at.space, &at.terms);
+        self.add(pointer, at.base * F32_BYTES)
+    }
+
     fn argument(&mut self, arg: &Arg) -> Value {
         match arg {
-            Arg::Addr(addr) => {
-                let at = self.position(addr);
-                let pointer = self.pointer(at.space, &at.terms);
-                self.add(pointer, at.base * F32_BYTES)
-            }
+            Arg::Addr(addr) => self.address(addr),
             Arg::Null => self.int(0),
             Arg::Table(id) => self.table(*id),
             Arg::Len(n) => self.int(*n as i64),

@@ -16,7 +16,7 @@ use cranelift_module::{DataId, FuncId, Linkage, Module, ModuleError, default_lib
 
 use super::cranelift::define_step;
 use crate::diag::{Diagnostic, Errors, Kind, Result};
-use crate::kernel::{Checked, Program, Stmt, TableId};
+use crate::kernel::{Checked, Program, RoutineCall, Stmt, TableId};
 use crate::leaf::{Isa, Leaf, Param};
 
 /// Runs tasks `begin..end` of a step, counted through its regions. The first argument
@@ -26,8 +26,8 @@ pub type StepFn = unsafe extern "C" fn(bases: *const *mut f32, begin: u64, end: 
 /// The machine code of a program, one function for each step.
 pub struct Compiled {
     steps: Vec<StepFn>,
-    /// What the code reads tables from.
-    _tables: Vec<Vec<i32>>,
+    /// What the code refers to.
+    _data: Data,
     /// Holds the code until it is dropped; taken then.
     module: Mutex<Option<JITModule>>,
 }
@@ -50,12 +50,12 @@ impl Drop for Compiled {
 
 /// Makes machine code of all steps. Errors: the system refuses memory for code.
 pub fn compile(program: &Checked) -> Result<Compiled> {
-    let tables = program.tables.clone();
-    let mut unit = Unit::new(program, &tables)?;
+    let data = Data::of(program);
+    let mut unit = Unit::new(program, &data)?;
     match unit.define_all(program) {
         Ok(steps) => Ok(Compiled {
             steps,
-            _tables: tables,
+            _data: data,
             module: Mutex::new(Some(unit.module)),
         }),
         Err(error) => {
@@ -68,7 +68,8 @@ pub fn compile(program: &Checked) -> Result<Compiled> {
 
 /// The program in Cranelift's text form, before it is compiled.
 pub fn clif(program: &Checked) -> Result<String> {
-    let mut unit = Unit::new(program, &program.tables)?;
+    let data = Data::of(program);
+    let mut unit = Unit::new(program, &data)?;
     let mut text = String::new();
     for (i, step) in program.steps.iter().enumerate() {
         let func = unit.build(program, i);
@@ -76,6 +77,46 @@ pub fn clif(program: &Checked) -> Result<String> {
         text += &format!("; step {i}: {}\n{}\n", layers.join(", "), func.display());
     }
     Ok(text)
+}
+
+/// Constants that machine code refers to by address.
+struct Data {
+    tables: Vec<Vec<i32>>,
+    /// In the order of [`routines`].
+    #[allow(clippy::vec_box)] // their addresses are in the code
+    routines: Vec<Box<RoutineCall>>,
+}
+
+impl Data {
+    fn of(program: &Program) -> Data {
+        Data {
+            tables: program.tables.clone(),
+            routines: routines(program)
+                .into_iter()
+                .cloned()
+                .map(Box::new)
+                .collect(),
+        }
+    }
+}
+
+/// What machine code calls for a routine: the operands' addresses are in the order of
+/// [`RoutineCall::operands`]. A panic ends the process.
+///
+/// # Safety
+/// As [`Routine::call`](crate::leaf::routine::Routine::call).
+pub(super) unsafe extern "C" fn run_routine(call: *const RoutineCall, pointers: *const *mut f32) {
+    // SAFETY: the code passes a call of its `Data`, and as many addresses as it has
+    // operands.
+    let call = unsafe { &*call };
+    let lens: Vec<usize> = call.operands().map(|(_, len)| *len).collect();
+    let pointers = unsafe { std::slice::from_raw_parts(pointers, lens.len()) };
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        let reads = call.reads.len();
+        call.routine
+            .call(pointers, &lens, reads, &call.sizes, &call.values);
+    }
 }
 
 /// What Cranelift's modules fail with; large, so boxed.
@@ -100,10 +141,13 @@ struct Unit {
 pub(super) struct Imports {
     pub leaves: HashMap<Leaf, FuncId>,
     pub tables: HashMap<TableId, DataId>,
+    /// By the address of the call in the program that is compiled.
+    pub routines: HashMap<*const RoutineCall, DataId>,
+    pub run_routine: Option<FuncId>,
 }
 
 impl Unit {
-    fn new(program: &Program, tables: &[Vec<i32>]) -> Result<Unit> {
+    fn new(program: &Program, data: &Data) -> Result<Unit> {
         let isa = target(program.isa)?;
         let mut builder = JITBuilder::with_isa(isa, default_libcall_names());
         for leaf in leaves(program) {
@@ -112,9 +156,13 @@ impl Unit {
                 .expect("a checked program calls leaves that exist");
             builder.symbol(leaf.name(program.isa), function.cast());
         }
-        for (i, table) in tables.iter().enumerate() {
+        for (i, table) in data.tables.iter().enumerate() {
             builder.symbol(table_name(i), table.as_ptr().cast());
         }
+        for (i, call) in data.routines.iter().enumerate() {
+            builder.symbol(routine_name(i), std::ptr::from_ref(&**call).cast());
+        }
+        builder.symbol(RUN_ROUTINE, (run_routine as *const ()).cast());
         let mut unit = Unit {
             module: JITModule::new(builder),
             imports: Imports::default(),
@@ -138,6 +186,19 @@ impl Unit {
                 .module
                 .declare_data(&table_name(i), Linkage::Import, false, false)?;
             self.imports.tables.insert(TableId(i as u32), id);
+        }
+        let mut signature = self.module.make_signature();
+        signature.params = vec![AbiParam::new(types::I64); 2];
+        let run = self
+            .module
+            .declare_function(RUN_ROUTINE, Linkage::Import, &signature)?;
+        self.imports.run_routine = Some(run);
+        for (i, call) in routines(program).into_iter().enumerate() {
+            let name = routine_name(i);
+            let id = self
+                .module
+                .declare_data(&name, Linkage::Import, false, false)?;
+            self.imports.routines.insert(std::ptr::from_ref(call), id);
         }
         Ok(())
     }
@@ -195,6 +256,26 @@ fn leaves(program: &Program) -> Vec<Leaf> {
         });
     }
     found
+}
+
+/// Calls of routines in the order of the program.
+fn routines(program: &Program) -> Vec<&RoutineCall> {
+    let mut found = Vec::new();
+    let bodies = program.steps.iter().flat_map(|s| &s.regions);
+    for stmt in bodies.flat_map(|r| &r.body) {
+        stmt.visit(&mut |stmt| {
+            if let Stmt::Routine(call) = stmt {
+                found.push(&**call);
+            }
+        });
+    }
+    found
+}
+
+const RUN_ROUTINE: &str = "run_routine";
+
+fn routine_name(index: usize) -> String {
+    format!("routine{index}")
 }
 
 fn table_name(index: usize) -> String {

@@ -27,8 +27,9 @@ use sha2::{Digest, Sha256};
 
 use self::names::{Names, comment};
 use self::step::{Used, print_program, table_name};
-use crate::kernel::{Checked, Port};
+use crate::kernel::{Checked, Count, Port};
 use crate::leaf::Isa;
+use crate::leaf::routine::pasted;
 use crate::runtime::pool;
 
 /// What to print.
@@ -246,6 +247,7 @@ impl Emit<'_> {
         let mut out = pretty(quote!(mod caffec { #model #(#isas)* }));
         out.truncate(out.trim_end().len() - 1);
         out += &print_tables(&used);
+        out += &print_supplied(&used);
         let x86 = "#[cfg(target_arch = \"x86_64\")]\n";
         for (name, text, only_x86) in &used.modules {
             out += if *only_x86 { x86 } else { "" };
@@ -361,7 +363,14 @@ fn forward(ports: &[(PortRef<'_>, Ident)]) -> TokenStream {
 fn ports(ports: &[Port]) -> TokenStream {
     let ports = ports.iter().map(|port| {
         let (name, shape) = (&port.name, shape(port));
-        quote!(self::support::Port { name: #name, shape: &#shape })
+        let count = match port.count {
+            None => quote!(None),
+            Some(Count { axis, output }) => {
+                let [axis, output] = [axis, output].map(Literal::usize_unsuffixed);
+                quote!(Some((#axis, #output)))
+            }
+        };
+        quote!(self::support::Port { name: #name, shape: &#shape, count: #count })
     });
     quote!(&[#(#ports),*])
 }
@@ -378,7 +387,14 @@ fn port_text(port: &Port) -> String {
         true => "scalar".to_string(),
         false => dims.join(" x "),
     };
-    format!("`{}`: f32, {shape}", comment(&port.name))
+    let most = match port.count {
+        None => String::new(),
+        Some(count) => format!(
+            "; along axis {} the first so many count as output {} says",
+            count.axis, count.output
+        ),
+    };
+    format!("`{}`: f32, {shape}{most}", comment(&port.name))
 }
 
 fn isa_module(isa: Isa) -> Ident {
@@ -414,8 +430,18 @@ fn pretty(items: TokenStream) -> String {
 
 /// Appends `text` as a module, without its tests.
 fn paste(out: &mut String, name: &str, text: &str) {
-    let text = text.split("\n#[cfg(test)]").next().unwrap_or(text);
+    let text = pasted(text);
     let _ = write!(out, "\npub mod {name} {{\n{}\n}}\n", text.trim_end());
+}
+
+/// Routines that come from outside: from the module that holds the whole file's.
+fn print_supplied(used: &Used) -> String {
+    if used.supplied.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = used.supplied.iter().copied().collect();
+    let names = names.join(", ");
+    format!("\npub mod supplied {{\npub(super) use super::super::super::{{{names}}};\n}}\n")
 }
 
 fn print_tables(used: &Used) -> String {

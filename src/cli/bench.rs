@@ -47,6 +47,7 @@ pub struct Setting {
     inputs: Vec<Tensor>,
     names: Vec<(String, caffec::ir::Shape)>,
     outputs: Vec<Tensor>,
+    shown: caffec::ir::Shown,
     pub isa: Isa,
     pub threads: usize,
 }
@@ -70,12 +71,11 @@ impl Setting {
         }
         model::note_stand_ins(&args.weights);
         model::fill_weights(&args.weights, &args.net, &mut graph)?;
+        let (outputs, shown) = (model::output_tensors(&graph), graph.shown());
         Ok(Setting {
             machine: Machine::new(graph, &args.engine, isa, threads)?,
-            outputs: names
-                .iter()
-                .map(|(_, s)| Tensor::zeros(s.clone()))
-                .collect(),
+            outputs,
+            shown,
             inputs,
             names,
             isa,
@@ -97,7 +97,11 @@ impl Setting {
     /// Writes the outputs of the last inference, if they are wanted.
     pub fn write(&self, args: &BenchArgs) -> Result<()> {
         match &args.output_dir {
-            Some(folder) => run::write(folder, &run::files(folder, &self.names)?, &self.outputs),
+            Some(folder) => run::write(
+                folder,
+                &run::files(folder, &self.names)?,
+                &self.shown.of(&self.outputs),
+            ),
             None => Ok(()),
         }
     }
@@ -114,7 +118,7 @@ fn stand_ins(
     wishes.fed = Some(BTreeSet::new());
     let graph = loaded.graph(&wishes, sources)?;
     let stand_in = |input: &BlobId| {
-        let Blob { name, shape } = &graph[*input];
+        let Blob { name, shape, .. } = &graph[*input];
         match graph.defaults.get(input) {
             Some(&value) => Tensor::new(shape.clone(), vec![value; shape.count()]),
             None => random_input(name, shape.clone(), 1),
@@ -336,7 +340,7 @@ struct Duel {
 
 impl Duel {
     fn new(graph: Valid, inputs: Vec<Tensor>, isa: Isa) -> Result<Duel> {
-        let outputs = model::outputs(&graph);
+        let outputs = model::output_tensors(&graph);
         let (fused, after) = executable(graph.clone(), &model::options(false, isa, Engine::Jit))?;
         let (unfused, _) = executable(graph, &model::options(true, isa, Engine::Jit))?;
         let groups = chains(&after);
@@ -344,7 +348,7 @@ impl Duel {
             sides: [fused, unfused].map(|exe| Contestant::new(exe, &groups)),
             groups,
             inputs,
-            outputs: outputs.into_iter().map(|(_, s)| Tensor::zeros(s)).collect(),
+            outputs,
             isa,
         })
     }

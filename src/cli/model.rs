@@ -6,7 +6,7 @@ use super::{Failure, IsaArg};
 use caffec::diag::{Diagnostic, Kind, Result, Sources, clean};
 use caffec::frontend::binary::WeightsFile;
 use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, load_net};
-use caffec::ir::{self, BlobId, Built, Shape, Tensor, Valid};
+use caffec::ir::{self, Built, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
 use caffec::lower::Chains;
 use caffec::passes::Fuse;
@@ -134,6 +134,7 @@ pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Opt
         batch,
         blobs: blobs.to_vec(),
         fed: None,
+        ..ir::Options::default()
     }
 }
 
@@ -245,7 +246,7 @@ pub fn options(no_fuse: bool, isa: Isa, engine: Engine) -> Options {
 pub enum Machine {
     Reference {
         graph: Valid,
-        outputs: Vec<BlobId>,
+        state: ir::reference::State,
     },
     Program {
         exe: Box<Executable>,
@@ -260,8 +261,8 @@ impl Machine {
             Backend::Jit => Engine::Jit,
             Backend::Interp => Engine::Interpreter,
             Backend::Reference => {
-                let outputs = graph.outputs.clone();
-                return Ok(Machine::Reference { graph, outputs });
+                let state = ir::reference::State::default();
+                return Ok(Machine::Reference { graph, state });
             }
         };
         let options = options(args.no_fuse, isa, engine);
@@ -270,17 +271,12 @@ impl Machine {
         Ok(Machine::Program { exe, context })
     }
 
-    /// One forward pass; `outputs` have the shapes of the graph's outputs.
+    /// The next forward pass; `outputs` have the shapes of the graph's outputs.
     pub fn run(&mut self, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
         match self {
-            Machine::Reference {
-                graph,
-                outputs: wanted,
-            } => {
-                for (to, from) in outputs
-                    .iter_mut()
-                    .zip(ir::reference::run(graph, inputs, wanted)?)
-                {
+            Machine::Reference { graph, state } => {
+                let made = ir::reference::run_on(graph, state, inputs, &graph.outputs)?;
+                for (to, from) in outputs.iter_mut().zip(made) {
                     *to = from;
                 }
                 Ok(())
@@ -307,8 +303,16 @@ pub fn executable(graph: Valid, options: &Options) -> Result<(Executable, Valid)
     Ok((exe, graph))
 }
 
-/// Name and shape of each output.
+/// Zeros for all outputs, counts of others included.
+pub fn output_tensors(graph: &Valid) -> Vec<Tensor> {
+    let outputs = graph.outputs.iter();
+    outputs
+        .map(|&b| Tensor::zeros(graph.shape(b).clone()))
+        .collect()
+}
+
+/// Name and largest shape of each output that the user sees.
 pub fn outputs(graph: &Valid) -> Vec<(String, Shape)> {
-    let named = graph.outputs.iter().map(|&b| &graph[b]);
+    let named = graph.shown_outputs().iter().map(|&b| &graph[b]);
     named.map(|b| (b.name.clone(), b.shape.clone())).collect()
 }

@@ -27,13 +27,11 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     model::note_stand_ins(&args.weights);
     model::fill_weights(&args.weights, &args.net, &mut graph)?;
     let threads = args.threads.unwrap_or_else(all_threads);
+    let (mut tensors, shown) = (model::output_tensors(&graph), graph.shown());
     let mut machine = Machine::new(graph, &args.engine, isa, threads)?;
-    let mut tensors: Vec<Tensor> = outputs
-        .iter()
-        .map(|(_, s)| Tensor::zeros(s.clone()))
-        .collect();
     let progress = Progress::new("running");
     machine.run(&inputs, &mut tensors)?;
+    let tensors = shown.of(&tensors);
     drop(progress);
     if let (Some(files), Some(folder)) = (&files, &args.output_dir) {
         write(folder, files, &tensors)?;
@@ -52,9 +50,9 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
         }
         out.flush()?;
     }
-    for (file, (_, shape)) in files.iter().flatten().zip(&outputs) {
+    for (file, tensor) in files.iter().flatten().zip(&tensors) {
         let file = file.display().to_string();
-        talk::say(&format!("wrote {} ({shape})", clean(&file)));
+        talk::say(&format!("wrote {} ({})", clean(&file), tensor.shape));
     }
     Ok(())
 }

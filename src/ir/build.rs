@@ -10,11 +10,11 @@
 use super::labels;
 use super::sharing::Sharing;
 use super::wiring::{Layer, Wiring};
-use super::{Blob, BlobId, Epilogue, Graph, Node, Shape, Valid};
+use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
 use crate::frontend::Net;
 use crate::layers::reshape::Reshape;
-use crate::layers::{Cx, Feed, Op};
+use crate::layers::{Cx, Feed, Op, Registry};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
@@ -30,6 +30,8 @@ pub struct Options {
     /// are not among them then drop out, and so does what no output needs. `None` keeps
     /// all that can stay.
     pub fed: Option<BTreeSet<String>>,
+    /// Layer types beside caffec's own.
+    pub registry: Registry,
 }
 
 impl Options {
@@ -144,6 +146,7 @@ impl<'a> Builder<'a> {
             bottoms: layer.bottoms().len(),
             tops: layer.tops().len(),
             in_place: layer.in_place(0),
+            registry: &self.options.registry,
             span: &span,
         };
         let op = Op::from_param(layer.param, &cx);
@@ -188,12 +191,29 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let shared = op.shares_storage();
+        let (known, counts) = self.counts(layer, &op, bottoms, &tops)?;
         let tops = self.blobs(i, tops);
+        let mut made = tops.clone();
+        for (&top, count) in tops.iter().zip(known) {
+            self.graph[top].count = count;
+        }
+        if let Some(axis) = op.counted() {
+            let name = layer.tops().first().map_or("", |name| name);
+            let count = self
+                .graph
+                .add_blob(&format!("{name}_count"), Shape::new([1])?);
+            for &top in &tops {
+                let blob = count;
+                self.graph[top].count = Some(Count { axis, blob });
+            }
+            made.push(count);
+        }
         self.graph.nodes.push(Node {
             name: layer.name().to_string(),
             op,
-            bottoms: bottoms.to_vec(),
-            tops: tops.clone(),
+            bottoms: [bottoms, &counts].concat(),
+            counts: counts.len(),
+            tops: made,
             params,
             epilogue: Epilogue::default(),
             layers: vec![layer.name().to_string()],
@@ -202,6 +222,46 @@ impl<'a> Builder<'a> {
         let storage = shared.then(|| self.names[layer.bottoms()[0].as_str()].storage);
         self.name_tops(i, Some(&tops), storage);
         Ok(())
+    }
+
+    /// Counts of the tops that follow from those of the bottoms, and the counts that the
+    /// layer asks for. Errors: `Unsupported` where the layer needs all elements of a
+    /// bottom whose number depends on the data.
+    fn counts(
+        &self,
+        layer: &Layer,
+        op: &Op,
+        bottoms: &[BlobId],
+        tops: &[Shape],
+    ) -> Result<(Vec<Option<Count>>, Vec<BlobId>)> {
+        let own: Vec<_> = bottoms.iter().map(|&b| self.graph[b].count).collect();
+        let mut known = vec![None; tops.len()];
+        let asked = own.iter().flatten().map(|count| count.blob);
+        if op.takes_counts() {
+            return Ok((known, asked.collect()));
+        }
+        let shapes: Vec<Shape> = bottoms
+            .iter()
+            .map(|&b| self.graph.shape(b).clone())
+            .collect();
+        for (b, count) in own.iter().enumerate() {
+            let Some(count) = count else { continue };
+            for (known, top) in known.iter_mut().zip(tops) {
+                let axis = op.carries(b, count.axis, &shapes, top);
+                let carried = axis.map(|axis| Count { axis, ..*count });
+                if carried.is_none() || known.is_some() && *known != carried {
+                    let message = format!(
+                        "type {} after `{}`, whose number of elements along axis {} depends on the data",
+                        layer.type_name(),
+                        self.graph[bottoms[b]].name,
+                        count.axis
+                    );
+                    return Err(layer.unsupported(&format!("bottom[{b}]"), message).into());
+                }
+                *known = carried;
+            }
+        }
+        Ok((known, Vec::new()))
     }
 
     /// The tops of layer `i` as inputs of the graph.
@@ -293,11 +353,13 @@ impl<'a> Builder<'a> {
         };
         let shape = self.graph.shape(old).clone();
         let view = self.graph.add_blob(name, shape.clone());
+        self.graph[view].count = self.graph[old].count;
         let maker = &self.layers[entry.maker];
         self.graph.nodes.push(Node {
             name: maker.name().to_string(),
             op: Op::Reshape(Reshape::to(&shape)),
             bottoms: vec![written],
+            counts: 0,
             tops: vec![view],
             params: Vec::new(),
             epilogue: Epilogue::default(),
@@ -490,6 +552,8 @@ impl<'a> Builder<'a> {
             }
         }
         self.graph.outputs = outputs;
+        let counts: BTreeSet<BlobId> = self.graph.output_counts().collect();
+        self.graph.outputs.extend(counts);
         if self.options.fed.is_some() {
             self.graph.drop_unneeded();
         }
@@ -543,7 +607,11 @@ impl Graph {
 
     fn add_blob(&mut self, name: &str, shape: Shape) -> BlobId {
         let name = name.to_string();
-        self.blobs.push(Blob { name, shape });
+        self.blobs.push(Blob {
+            name,
+            shape,
+            count: None,
+        });
         BlobId(self.blobs.len() as u32 - 1)
     }
 

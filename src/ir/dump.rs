@@ -52,7 +52,14 @@ impl Graph {
     }
 
     fn dump_blobs(&self, blobs: &[BlobId]) -> String {
-        let one = |&id: &BlobId| format!("{id} {} {}", clean(&self[id].name), self[id].shape);
+        let one = |&id: &BlobId| {
+            let blob = &self[id];
+            let counted = match blob.count {
+                Some(count) => format!(" (axis {} up to {})", count.axis, count.blob),
+                None => String::new(),
+            };
+            format!("{id} {} {}{counted}", clean(&blob.name), blob.shape)
+        };
         blobs.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 }

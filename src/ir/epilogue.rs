@@ -49,6 +49,7 @@ impl Graph {
         if node.epilogue.residual {
             shapes.pop();
         }
+        shapes.truncate(shapes.len() - node.counts);
         node.op.params(&shapes)
     }
 }

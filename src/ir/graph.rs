@@ -1,6 +1,6 @@
 //! Nodes, blobs and parameters, named by typed ids.
 
-use super::{FloatData, Shape};
+use super::{FloatData, Shape, Tensor};
 use crate::diag::Span;
 use crate::frontend::proto::FillerParameter;
 use crate::layers::Op;
@@ -53,7 +53,7 @@ pub struct Graph {
     /// `DummyData` with constant fillers).
     pub defaults: BTreeMap<BlobId, f32>,
     /// Blobs that the caller gets, in Caffe's order (alphabetical), then those asked
-    /// for by name.
+    /// for by name, then the counts of both.
     pub outputs: Vec<BlobId>,
     pub names: BTreeMap<String, BlobId>,
     /// Runs of nodes that lowering may put into one tiled loop nest, each node the
@@ -66,7 +66,11 @@ pub struct Node {
     /// The Caffe layer's name.
     pub name: String,
     pub op: Op,
+    /// The layer's bottoms, then `counts` blobs that count elements of them, then
+    /// a residual.
     pub bottoms: Vec<BlobId>,
+    pub counts: usize,
+    /// The layer's tops, then the count of their elements if it makes one.
     pub tops: Vec<BlobId>,
     pub params: Vec<ParamId>,
     /// What passes have merged into a convolution or inner product.
@@ -82,6 +86,17 @@ pub struct Node {
 pub struct Blob {
     pub name: String,
     pub shape: Shape,
+    /// Where the data says how many elements there are along an axis, of which `shape`
+    /// tells the most.
+    pub count: Option<Count>,
+}
+
+/// How many elements a blob has along an axis: the first so many there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub axis: usize,
+    /// Of one element; has no name in the net.
+    pub blob: BlobId,
 }
 
 /// What a layer wants to learn: shape and initial values of one parameter blob.
@@ -155,12 +170,54 @@ impl Graph {
         &self[blob].shape
     }
 
+    /// The outputs without the counts of others.
+    pub fn shown_outputs(&self) -> &[BlobId] {
+        let counts: Vec<BlobId> = self.output_counts().collect();
+        let hidden = |blob: &&BlobId| counts.contains(blob);
+        let hidden = self.outputs.iter().rev().take_while(hidden).count();
+        &self.outputs[..self.outputs.len() - hidden]
+    }
+
+    /// Counts of outputs, perhaps several times.
+    pub(super) fn output_counts(&self) -> impl Iterator<Item = BlobId> {
+        let counts = self.outputs.iter().filter_map(|&b| self[b].count);
+        counts.map(|count| count.blob)
+    }
+
+    /// How the shown outputs are cut out of all.
+    pub fn shown(&self) -> Shown {
+        let shown = self.shown_outputs().iter();
+        let place = |blob| self.outputs.iter().position(|&b| b == blob);
+        let cut = |&blob: &BlobId| {
+            let count = self[blob].count?;
+            let place = place(count.blob).expect("counts of outputs are outputs");
+            Some((count.axis, place))
+        };
+        Shown(shown.map(cut).collect())
+    }
+
     /// Shapes of a node's bottoms, in order.
     pub fn bottom_shapes(&self, node: &Node) -> Vec<Shape> {
         node.bottoms
             .iter()
             .map(|&b| self.shape(b).clone())
             .collect()
+    }
+}
+
+/// For each shown output, the axis along which it has as many elements as another output
+/// says.
+#[derive(Clone, Debug)]
+pub struct Shown(Vec<Option<(usize, usize)>>);
+
+impl Shown {
+    /// The shown ones of the values of all outputs, with the elements that count.
+    pub fn of(&self, outputs: &[Tensor]) -> Vec<Tensor> {
+        let cut = |(count, tensor): (&Option<(usize, usize)>, &Tensor)| match *count {
+            None => tensor.clone(),
+            Some((axis, place)) => tensor.first(axis, outputs[place].data[0] as usize),
+        };
+        self.0.iter().zip(outputs).map(cut).collect()
     }
 }
 

@@ -24,7 +24,8 @@ mod wiring;
 pub use build::{Built, Incomplete, Options, build};
 pub use fc_to_conv::fc_to_conv;
 pub use graph::{
-    Activation, Blob, BlobId, Epilogue, Graph, Node, NodeId, Param, ParamId, ParamSpec,
+    Activation, Blob, BlobId, Count, Epilogue, Graph, Node, NodeId, Param, ParamId, ParamSpec,
+    Shown,
 };
 pub use pointwise::{Broadcast, Pointwise};
 pub use shape::Shape;

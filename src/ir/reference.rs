@@ -2,13 +2,28 @@
 
 use super::{Activation, BlobId, Epilogue, Graph, Node, Tensor};
 use crate::diag::{Diagnostic, Result};
+use std::collections::BTreeMap;
+
+/// What the layers of a net keep from one forward pass to the next.
+#[derive(Clone, Debug, Default)]
+pub struct State(BTreeMap<usize, Vec<Tensor>>);
 
 /// Runs the net on `inputs`, in the order of `graph.inputs`, and gives the blobs
-/// `wanted`. A blob is freed after its last reader.
+/// `wanted`, as the first forward pass. A blob is freed after its last reader.
 ///
 /// Errors: `Invalid` for inputs of the wrong number or shape, or parameters without
 /// data.
 pub fn run(graph: &Graph, inputs: &[Tensor], wanted: &[BlobId]) -> Result<Vec<Tensor>> {
+    run_on(graph, &mut State::default(), inputs, wanted)
+}
+
+/// As [`run`], after the forward passes that `state` has seen.
+pub fn run_on(
+    graph: &Graph,
+    state: &mut State,
+    inputs: &[Tensor],
+    wanted: &[BlobId],
+) -> Result<Vec<Tensor>> {
     let mut left = vec![0usize; graph.blobs.len()];
     let reads = graph.nodes.iter().flat_map(|n| &n.bottoms);
     for blob in reads.chain(wanted) {
@@ -18,8 +33,8 @@ pub fn run(graph: &Graph, inputs: &[Tensor], wanted: &[BlobId]) -> Result<Vec<Te
     for (&blob, tensor) in graph.inputs.iter().zip(checked(graph, inputs)?) {
         values[blob.0 as usize] = Some(tensor.clone());
     }
-    for node in &graph.nodes {
-        let tops = run_node(graph, node, &values)?;
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let tops = run_node(graph, node, &values, state.0.entry(i).or_default())?;
         for (&top, tensor) in node.tops.iter().zip(tops) {
             values[top.0 as usize] = (left[top.0 as usize] > 0).then_some(tensor);
         }
@@ -56,7 +71,12 @@ fn checked<'a>(graph: &Graph, inputs: &'a [Tensor]) -> Result<&'a [Tensor]> {
     Ok(inputs)
 }
 
-fn run_node(graph: &Graph, node: &Node, values: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+fn run_node(
+    graph: &Graph,
+    node: &Node,
+    values: &[Option<Tensor>],
+    state: &mut Vec<Tensor>,
+) -> Result<Vec<Tensor>> {
     let bottoms: Vec<&Tensor> = node
         .bottoms
         .iter()
@@ -70,7 +90,13 @@ fn run_node(graph: &Graph, node: &Node, values: &[Option<Tensor>]) -> Result<Vec
     let params: Vec<&Tensor> = params.iter().collect();
     let zeros = |&top: &BlobId| Tensor::zeros(graph.shape(top).clone());
     let mut tops: Vec<Tensor> = node.tops.iter().map(zeros).collect();
+    if state.is_empty() {
+        let kept = node.op.state(&graph.bottom_shapes(node));
+        state.extend(kept.into_iter().map(Tensor::zeros));
+    }
+    tops.append(state);
     node.op.reference(own, &params, &mut tops);
+    *state = tops.split_off(node.tops.len());
     if !node.epilogue.is_empty() {
         finish(&node.epilogue, residual, &mut tops[0]);
     }

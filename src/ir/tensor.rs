@@ -19,6 +19,19 @@ impl Tensor {
         Tensor { shape, data }
     }
 
+    /// The first `len` elements along an axis, or all that there are.
+    pub fn first(&self, axis: usize, len: usize) -> Tensor {
+        let mut dims = self.shape.to_vec();
+        let inner = self.shape.count_of(axis + 1..dims.len());
+        let row = dims[axis] * inner;
+        dims[axis] = len.min(dims[axis]);
+        let kept = dims[axis] * inner;
+        let rows = self.data.chunks_exact(row.max(1));
+        let data = rows.flat_map(|row| &row[..kept]).copied().collect();
+        let shape = Shape::new(dims).expect("no larger than before");
+        Tensor { shape, data }
+    }
+
     /// Panics if the number of values is not the shape's.
     pub fn new(shape: Shape, data: Vec<f32>) -> Tensor {
         assert_eq!(shape.count(), data.len(), "values for a shape of {shape}");

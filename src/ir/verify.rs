@@ -12,7 +12,7 @@
 
 use super::{Activation, BlobId, Graph, Node, NodeId, Pointwise, Shape};
 use crate::frontend::proto::Phase;
-use crate::layers::{Cx, Op};
+use crate::layers::{Cx, Op, Registry};
 
 impl Graph {
     /// Errors: the first thing that is wrong; always a bug of ours.
@@ -49,11 +49,15 @@ impl Graph {
             name: &node.name,
             phase: Phase::Test,
             bottoms: bottoms.len(),
-            tops: node.tops.len(),
+            tops: node.tops.len() - usize::from(node.op.counted().is_some()),
             in_place: false,
+            registry: &Registry::default(),
             span: &|_| None,
         };
-        let tops = node.op.infer(&bottoms, &cx).map_err(|e| e.to_string())?;
+        let mut tops = node.op.infer(&bottoms, &cx).map_err(|e| e.to_string())?;
+        if node.op.counted().is_some() {
+            tops.push(Shape::new([1]).map_err(|e| e.to_string())?);
+        }
         if tops.len() != node.tops.len() {
             return Err(format!("{} tops, not {}", tops.len(), node.tops.len()));
         }
@@ -75,6 +79,7 @@ impl Graph {
             true => Some(shapes.pop().ok_or("a residual without a bottom")?),
             false => None,
         };
+        shapes.truncate(shapes.len() - node.counts);
         Ok((shapes, residual))
     }
 

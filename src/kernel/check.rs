@@ -14,7 +14,8 @@
 //!   sources other than in place;
 //! - the memory plan: two arena buffers that share an address are never live at the
 //!   same time (from the first step that touches one to the last), what is touched
-//!   first is written first, scratch buffers of a region do not share addresses.
+//!   first is written first (kept buffers are always live and hold zeros at first),
+//!   scratch buffers of a region do not share addresses.
 //!
 //! Proved in debug builds ([`Checked::check_independence`]): no task writes an
 //! element that another task of the same step reads or writes. All tasks are
@@ -120,6 +121,7 @@ impl Program {
         for (i, step) in self.steps.iter().enumerate() {
             plan::check_step(&self, i, step, &mut live).map_err(|b| in_step(i, step, b))?;
         }
+        plan::keep(&self, &mut live);
         plan::verify_plan(&self, &live)?;
         let checked = Checked {
             vars: count_vars(&self),
@@ -168,7 +170,7 @@ fn space_len(p: &Program, place: Place) -> Option<usize> {
     match place {
         Place::Input(n) => p.inputs.get(n).map(super::Port::len),
         Place::Output(n) => p.outputs.get(n).map(super::Port::len),
-        Place::Arena(_) => Some(p.arena_len),
+        Place::Arena(_) | Place::Kept(_) => Some(p.arena_len),
         Place::Weights(_) => Some(p.weights_len),
         Place::Scratch(_) => Some(p.scratch_len),
     }
@@ -177,7 +179,7 @@ fn space_len(p: &Program, place: Place) -> Option<usize> {
 fn place_start(place: Place) -> usize {
     match place {
         Place::Input(_) | Place::Output(_) => 0,
-        Place::Arena(at) | Place::Weights(at) | Place::Scratch(at) => at,
+        Place::Arena(at) | Place::Kept(at) | Place::Weights(at) | Place::Scratch(at) => at,
     }
 }
 
@@ -215,7 +217,7 @@ impl Place {
         let space = match self {
             Place::Input(n) => Space::Input(n),
             Place::Output(n) => Space::Output(n),
-            Place::Arena(_) => Space::Arena,
+            Place::Arena(_) | Place::Kept(_) => Space::Arena,
             Place::Weights(_) => Space::Weights,
             Place::Scratch(_) => Space::Scratch,
         };
@@ -243,7 +245,7 @@ fn visit_vars(region: &Region, f: &mut impl FnMut(Var)) {
                     window.iter().for_each(|&(var, _)| f(var));
                 }
             }),
-            Stmt::Call { .. } => {}
+            Stmt::Call { .. } | Stmt::Routine(_) => {}
         });
     }
 }

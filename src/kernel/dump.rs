@@ -80,6 +80,20 @@ impl Program {
                     let name = leaf.name(self.isa);
                     let _ = writeln!(out, "{indent}call {name}({})", args.join(", "));
                 }
+                Stmt::Routine(call) => {
+                    let piece = |(a, len): &(Addr, usize)| format!("{} x{len}", addr(a));
+                    let list = |all: &[(Addr, usize)]| {
+                        let all: Vec<_> = all.iter().map(piece).collect();
+                        all.join(", ")
+                    };
+                    let (name, reads, writes) =
+                        (call.routine.name, list(&call.reads), list(&call.writes));
+                    let (sizes, values) = (&call.sizes, &call.values);
+                    let _ = writeln!(
+                        out,
+                        "{indent}routine {name}({reads}) -> ({writes}) {sizes:?} {values:?}"
+                    );
+                }
             }
         }
     }
@@ -101,6 +115,7 @@ fn place(place: Place) -> String {
         Place::Input(n) => format!("input {n}"),
         Place::Output(n) => format!("output {n}"),
         Place::Arena(at) => format!("arena at {at}"),
+        Place::Kept(at) => format!("kept in the arena at {at}"),
         Place::Weights(at) => format!("weights at {at}"),
         Place::Scratch(at) => format!("scratch at {at}"),
     }

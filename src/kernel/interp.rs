@@ -4,7 +4,7 @@
 //! called as they are, since they have tests of their own.
 
 use super::check::{Checked, Space};
-use super::{Addr, Affine, Arg, BinaryOp, BufferId, Expr, Place, Region, Stmt, Var};
+use super::{Addr, Affine, Arg, BinaryOp, BufferId, Expr, Place, Region, RoutineCall, Stmt, Var};
 use crate::leaf::{Isa, Leaf, Value};
 
 /// What the engines fill memory with that nothing has been written to: a signalling
@@ -70,6 +70,7 @@ impl Machine<'_> {
                 }
                 Stmt::Map { lanes, dst, value } => self.map(*lanes as usize, dst, value),
                 Stmt::Call { leaf, args } => self.call(*leaf, args),
+                Stmt::Routine(call) => self.routine(call),
             }
         }
     }
@@ -89,6 +90,25 @@ impl Machine<'_> {
         // lists and touches only elements of the buffers; the CPU has the ISA, since
         // an `Executable` is only made if it has.
         unsafe { leaf.call(self.program.isa, &args) };
+    }
+
+    fn routine(&self, call: &RoutineCall) {
+        let pointers: Vec<_> = call
+            .operands()
+            .map(|(addr, _)| self.pointer(addr))
+            .collect();
+        let lens: Vec<usize> = call.operands().map(|(_, len)| *len).collect();
+        // SAFETY: the checker found that all operands lie in their buffers and that what
+        // is written overlaps nothing else; no other task touches it.
+        unsafe {
+            call.routine.call(
+                &pointers,
+                &lens,
+                call.reads.len(),
+                &call.sizes,
+                &call.values,
+            )
+        };
     }
 
     fn argument(&self, arg: &Arg) -> Value {

@@ -23,6 +23,7 @@ pub(crate) mod testing;
 
 pub use check::{Bug, Checked};
 
+use crate::leaf::routine::Routine;
 use crate::leaf::{Isa, Leaf};
 
 macro_rules! id {
@@ -67,6 +68,17 @@ pub struct Program {
 pub struct Port {
     pub name: String,
     pub shape: Vec<usize>,
+    /// For an output whose extent along an axis depends on the data, and of which `shape`
+    /// tells the most there can be.
+    pub count: Option<Count>,
+}
+
+/// How many elements there are along an axis of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub axis: usize,
+    /// The output, of one element, that holds the number.
+    pub output: usize,
 }
 
 impl Port {
@@ -100,6 +112,9 @@ pub enum Place {
     /// Lives from the first step that touches it, which must write it, to the last;
     /// shares memory with others that do not live then.
     Arena(usize),
+    /// In the arena, but alone there: what a forward pass leaves is what the next one
+    /// finds, at first zeros.
+    Kept(usize),
     /// Packed weights; read only.
     Weights(usize),
     /// Private to a thread and, in content, to a task, whose first use writes it. The
@@ -153,6 +168,26 @@ pub enum Stmt {
     /// Runs a leaf with arguments as listed by [`Leaf::params`]. What it writes does not
     /// overlap its other arguments, or is the same where the leaf works in place.
     Call { leaf: Leaf, args: Vec<Arg> },
+    /// Runs a routine on dense pieces of buffers. None that it writes overlaps another.
+    Routine(Box<RoutineCall>),
+}
+
+#[derive(Clone, Debug)]
+pub struct RoutineCall {
+    pub routine: Routine,
+    /// First element and length of each operand that is read: bottoms, parameters.
+    pub reads: Vec<(Addr, usize)>,
+    /// Of each that is written in full: tops, state (which is read, too).
+    pub writes: Vec<(Addr, usize)>,
+    pub sizes: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+impl RoutineCall {
+    /// All operands: what is read, then what is written.
+    pub fn operands(&self) -> impl Iterator<Item = &(Addr, usize)> {
+        self.reads.iter().chain(&self.writes)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

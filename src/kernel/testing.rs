@@ -33,6 +33,7 @@ impl Program {
         self.inputs.push(Port {
             name: name.clone(),
             shape: vec![len],
+            count: None,
         });
         self.buffer(name, Place::Input(n), len)
     }
@@ -43,6 +44,7 @@ impl Program {
         self.outputs.push(Port {
             name: name.clone(),
             shape: vec![len],
+            count: None,
         });
         self.buffer(name, Place::Output(n), len)
     }

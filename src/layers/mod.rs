@@ -7,11 +7,16 @@
 
 use crate::diag::{Diagnostic, Result, Span, did_you_mean};
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
-use crate::ir::{Node, ParamSpec, Pointwise, Shape, Tensor};
-use crate::lower::{Builder, Halo};
+use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
+use crate::leaf::routine::Call;
+use crate::lower::{self, Builder, Halo};
+use std::fmt::Debug;
 
+mod registry;
 #[cfg(test)]
 mod testing;
+
+pub use registry::{Custom, Registry};
 
 /// What a layer may ask while it is made or shapes are inferred.
 pub struct Cx<'a> {
@@ -22,6 +27,8 @@ pub struct Cx<'a> {
     pub tops: usize,
     /// Top 0 is bottom 0 (Caffe's in-place computation).
     pub in_place: bool,
+    /// The types beside those of the table.
+    pub registry: &'a Registry,
     /// Finds the place of a field of the layer, for example
     /// `convolution_param.stride`; the layer's own place where the field is absent.
     pub span: &'a dyn Fn(&str) -> Option<Span>,
@@ -130,6 +137,25 @@ fn weights_and_bias(
     Ok(specs)
 }
 
+/// The routine that stands in a layer's file as `mod routine` with a function `run`:
+/// `routine!("interp")` in `interp.rs`, with the names of the files whose `mod routine`
+/// it uses after it.
+#[allow(unused_macros)]
+macro_rules! routine {
+    ($name:literal $(, $also:literal)*) => {
+        $crate::leaf::routine::Routine {
+            name: $name,
+            run: routine::run,
+            modules: &[
+                ($name, include_str!(concat!($name, ".rs"))),
+                $(($also, include_str!(concat!($also, ".rs"))),)*
+            ],
+        }
+    };
+}
+#[allow(unused_imports)]
+use routine;
+
 /// `top[i] = f(bottom[i])` in f64, rounded once.
 fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
     for (y, &x) in top.data.iter_mut().zip(&bottom.data) {
@@ -158,10 +184,13 @@ pub struct Feed {
     pub default: Option<f32>,
 }
 
-/// What each layer type provides.
-pub trait Layer: Sized {
+/// What each layer type provides: those of the table and those that a library's user
+/// [registers](Registry::register).
+pub trait Layer: Debug + Send + Sync {
     /// Reads the typed parameters; all checks that need no shapes.
-    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self>;
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self>
+    where
+        Self: Sized;
 
     /// Shapes of the tops, by Caffe's rounding; all checks that need shapes.
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>>;
@@ -172,8 +201,56 @@ pub trait Layer: Sized {
     }
 
     /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
-    /// zeroed, with their shapes.
-    fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]);
+    /// zeroed, with their shapes, then the layer's state as the last forward pass left
+    /// it. The given form runs the layer's routine.
+    fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+        let bottom_shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        let top_shapes: Vec<Shape> = tops.iter().map(|t| t.shape.clone()).collect();
+        let call = self.routine(&bottom_shapes, &top_shapes);
+        let call = call.expect("a layer has a reference or a routine");
+        let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
+        let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
+        let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
+        call.run(&bottoms, &params, &mut tops);
+    }
+
+    /// The layer as one self-contained function that all engines run, for types whose
+    /// work is neither dense arithmetic nor element-wise. The shapes are of all that
+    /// [`Run`](crate::leaf::routine::Run) gets but for parameters and state.
+    fn routine(&self, _bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
+        None
+    }
+
+    /// Blobs that the layer keeps from one forward pass to the next, zero at first.
+    fn state(&self, _bottoms: &[Shape]) -> Vec<Shape> {
+        Vec::new()
+    }
+
+    /// The axis of the tops along which only the data tells how many elements there are.
+    /// `infer` gives the most there can be; a hidden last top of shape `[1]` gets the
+    /// number that counts.
+    fn counted(&self) -> Option<usize> {
+        None
+    }
+
+    /// Along which axis of `top` the elements are that the layer makes, one by one, of
+    /// those along `axis` of a bottom, none of them depending on another. Asked where the
+    /// bottom has a data-dependent number of them.
+    fn carries(
+        &self,
+        _bottom: usize,
+        _axis: usize,
+        _bottoms: &[Shape],
+        _top: &Shape,
+    ) -> Option<usize> {
+        None
+    }
+
+    /// Whether the layer gets the counts of bottoms with data-dependent extents, after
+    /// its bottoms, in their order.
+    fn takes_counts(&self) -> bool {
+        false
+    }
 
     /// The first top as an element-wise expression of bottoms and parameters, if that
     /// is what the layer is.
@@ -200,8 +277,18 @@ pub trait Layer: Sized {
     }
 
     /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
-    /// into expressions), views or inputs.
-    fn lower(&self, _node: &Node, _b: &mut Builder) -> Result<()> {
+    /// into expressions), views or inputs. The given form calls the layer's routine.
+    fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let shapes = |blobs: &[BlobId]| -> Vec<Shape> {
+            blobs
+                .iter()
+                .map(|&blob| b.graph.shape(blob).clone())
+                .collect()
+        };
+        if let Some(call) = self.routine(&shapes(&node.bottoms), &shapes(&node.tops)) {
+            let state = self.state(&shapes(&node.bottoms));
+            return lower::routine(b, node, call, &state);
+        }
         let message = "this layer runs on the reference engine only";
         let help = "`caffec run --backend reference` runs it, layer by layer";
         Err(Diagnostic::unsupported(message).help(help).into())
@@ -239,6 +326,8 @@ macro_rules! layers {
         #[derive(Clone, Debug)]
         pub enum Op {
             $($layer($module::$layer),)*
+            /// Of a registered type.
+            Custom(Custom),
             /// Made by passes only: any mix of element-wise layers.
             Pointwise(Pointwise),
         }
@@ -251,13 +340,17 @@ macro_rules! layers {
             pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
                 match param.r#type() {
                     $($($name)|+ => Ok(Op::$layer($module::$layer::from_param(param, cx)?)),)*
-                    other => Err(unknown_type(other, cx).into()),
+                    other => match cx.registry.make(other, param, cx) {
+                        Some(made) => Ok(Op::Custom(made?)),
+                        None => Err(unknown_type(other, cx).into()),
+                    },
                 }
             }
 
             pub fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
                 match self {
                     $(Op::$layer(layer) => layer.infer(bottoms, cx),)*
+                    Op::Custom(custom) => custom.layer.infer(bottoms, cx),
                     Op::Pointwise(_) => Ok(vec![bottoms[0].clone()]),
                 }
             }
@@ -265,6 +358,7 @@ macro_rules! layers {
             pub fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
                 match self {
                     $(Op::$layer(layer) => layer.params(bottoms),)*
+                    Op::Custom(custom) => custom.layer.params(bottoms),
                     Op::Pointwise(_) => Ok(Vec::new()),
                 }
             }
@@ -272,6 +366,7 @@ macro_rules! layers {
             pub fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
                 match self {
                     $(Op::$layer(layer) => layer.reference(bottoms, params, tops),)*
+                    Op::Custom(custom) => custom.layer.reference(bottoms, params, tops),
                     Op::Pointwise(expr) => expr.reference(bottoms, &mut tops[0]),
                 }
             }
@@ -279,6 +374,7 @@ macro_rules! layers {
             pub fn pointwise(&self, bottoms: &[Shape], params: &[&Tensor]) -> Option<Pointwise> {
                 match self {
                     $(Op::$layer(layer) => layer.pointwise(bottoms, params),)*
+                    Op::Custom(custom) => custom.layer.pointwise(bottoms, params),
                     Op::Pointwise(expr) => Some(expr.clone()),
                 }
             }
@@ -286,6 +382,7 @@ macro_rules! layers {
             pub fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
                 match self {
                     $(Op::$layer(layer) => layer.macs(bottoms, tops),)*
+                    Op::Custom(custom) => custom.layer.macs(bottoms, tops),
                     Op::Pointwise(_) => 0,
                 }
             }
@@ -294,6 +391,7 @@ macro_rules! layers {
             pub fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
                 match self {
                     $(Op::$layer(layer) => layer.taps(bottoms),)*
+                    Op::Custom(custom) => custom.layer.taps(bottoms),
                     Op::Pointwise(_) => None,
                 }
             }
@@ -302,6 +400,7 @@ macro_rules! layers {
             pub fn inputs(&self) -> Option<Vec<Feed>> {
                 match self {
                     $(Op::$layer(layer) => layer.inputs(),)*
+                    Op::Custom(custom) => custom.layer.inputs(),
                     Op::Pointwise(_) => None,
                 }
             }
@@ -310,6 +409,7 @@ macro_rules! layers {
             pub fn is_view(&self) -> bool {
                 match self {
                     $(Op::$layer(layer) => layer.is_view(),)*
+                    Op::Custom(custom) => custom.layer.is_view(),
                     Op::Pointwise(_) => false,
                 }
             }
@@ -318,6 +418,7 @@ macro_rules! layers {
             pub fn shares_storage(&self) -> bool {
                 match self {
                     $(Op::$layer(layer) => layer.shares_storage(),)*
+                    Op::Custom(custom) => custom.layer.shares_storage(),
                     Op::Pointwise(_) => false,
                 }
             }
@@ -326,13 +427,61 @@ macro_rules! layers {
             pub fn note(&self) -> Option<String> {
                 match self {
                     $(Op::$layer(layer) => layer.note(),)*
+                    Op::Custom(custom) => custom.layer.note(),
                     Op::Pointwise(_) => None,
                 }
+            }
+
+            /// See [`Layer::state`].
+            pub fn state(&self, bottoms: &[Shape]) -> Vec<Shape> {
+                match self {
+                    $(Op::$layer(layer) => layer.state(bottoms),)*
+                    Op::Custom(custom) => custom.layer.state(bottoms),
+                    Op::Pointwise(_) => Vec::new(),
+                }
+            }
+
+            /// See [`Layer::counted`].
+            pub fn counted(&self) -> Option<usize> {
+                match self {
+                    $(Op::$layer(layer) => layer.counted(),)*
+                    Op::Custom(custom) => custom.layer.counted(),
+                    Op::Pointwise(_) => None,
+                }
+            }
+
+            /// See [`Layer::takes_counts`].
+            pub fn takes_counts(&self) -> bool {
+                match self {
+                    $(Op::$layer(layer) => layer.takes_counts(),)*
+                    Op::Custom(custom) => custom.layer.takes_counts(),
+                    Op::Pointwise(_) => false,
+                }
+            }
+
+            /// See [`Layer::carries`]. Element-wise layers go element by element, views
+            /// keep the axes that they keep.
+            pub fn carries(
+                &self,
+                bottom: usize,
+                axis: usize,
+                bottoms: &[Shape],
+                top: &Shape,
+            ) -> Option<usize> {
+                let own = match self {
+                    $(Op::$layer(layer) => layer.carries(bottom, axis, bottoms, top),)*
+                    Op::Custom(custom) => custom.layer.carries(bottom, axis, bottoms, top),
+                    Op::Pointwise(_) => None,
+                };
+                let alike = self.pointwise(bottoms, &[]).is_some() && bottoms[bottom] == *top;
+                let view = self.is_view() && top[..(axis + 1).min(top.len())] == bottoms[bottom][..axis + 1];
+                own.or((alike || view).then_some(axis))
             }
 
             pub fn halo(&self, bottom: &Shape, top: &Shape) -> Halo {
                 match self {
                     $(Op::$layer(layer) => layer.halo(bottom, top),)*
+                    Op::Custom(custom) => custom.layer.halo(bottom, top),
                     Op::Pointwise(_) => Halo::default(),
                 }
             }
@@ -340,6 +489,7 @@ macro_rules! layers {
             pub fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
                 match self {
                     $(Op::$layer(layer) => layer.lower(node, b),)*
+                    Op::Custom(custom) => custom.layer.lower(node, b),
                     Op::Pointwise(expr) => crate::lower::pointwise(b, node, expr),
                 }
             }
@@ -348,6 +498,7 @@ macro_rules! layers {
             pub fn type_name(&self) -> &'static str {
                 match self {
                     $(Op::$layer(_) => [$($name),+][0],)*
+                    Op::Custom(custom) => custom.name,
                     Op::Pointwise(_) => "Pointwise",
                 }
             }

@@ -137,6 +137,7 @@ mod tests {
             bottoms: 1,
             tops: 1,
             in_place: false,
+            registry: &super::super::Registry::default(),
             span: &|_| None,
         };
         let reshape = Reshape {

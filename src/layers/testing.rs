@@ -1,7 +1,7 @@
 //! What the unit tests of the layers share: making a layer from its parameters,
 //! telling a refusal with its place, running the reference.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Registry};
 use crate::diag::{Errors, FileId, Result, Span};
 use crate::frontend::proto::{LayerParameter, Phase};
 use crate::ir::{Shape, Tensor};
@@ -52,6 +52,7 @@ pub fn infer<L: Layer>(
             .bottom
             .first()
             .is_some_and(|b| param.top.first() == Some(b)),
+        registry: &Registry::default(),
         span: &span,
     };
     let made = L::from_param(param, &cx).and_then(|layer| {
@@ -76,7 +77,7 @@ pub fn tops<L: Layer>(param: &LayerParameter, bottoms: &[&[usize]]) -> Vec<Vec<u
 
 /// `field: message` of the refusal.
 pub fn refusal<L: Layer>(param: &LayerParameter, bottoms: &[&[usize]]) -> String {
-    infer::<L>(param, bottoms).err().expect("a refusal")
+    infer::<L>(param, bottoms).expect_err("a refusal")
 }
 
 /// The tops by the reference; if the layer has an element-wise form, it must agree.

@@ -22,7 +22,8 @@ mod tile;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod vector;
 
-mod math;
+pub mod math;
+pub mod routine;
 mod table;
 mod touches;
 

@@ -20,6 +20,16 @@ pub fn plan(program: &mut Program) -> Result<()> {
         .collect();
     order.sort_by_key(|&i| std::cmp::Reverse(program.buffers[i].len));
     let mut placed = Timeline::new(program.steps.len());
+    for buffer in &mut program.buffers {
+        if let Place::Kept(at) = &mut buffer.place {
+            *at = program.arena_len;
+            program.arena_len += buffer.len.next_multiple_of(BLOCK);
+        }
+    }
+    if program.arena_len > 0 {
+        let whole = (0, program.steps.len() - 1);
+        placed.add(whole, (0, program.arena_len));
+    }
     for i in order {
         let Some(life) = live[i] else { continue };
         let len = program.buffers[i].len.next_multiple_of(BLOCK);
@@ -141,6 +151,7 @@ fn addresses(stmt: &Stmt, touch: &mut impl FnMut(&Addr)) {
                 }
             });
         }
+        Stmt::Routine(call) => call.operands().for_each(|(addr, _)| touch(addr)),
         Stmt::Call { args, .. } => args.iter().for_each(|arg| {
             if let Arg::Addr(addr) = arg {
                 touch(addr);

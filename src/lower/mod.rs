@@ -19,6 +19,7 @@ mod pack;
 mod pointwise;
 mod pool;
 mod product;
+mod routine;
 mod rows;
 mod source;
 mod statistics;
@@ -26,20 +27,22 @@ mod tile;
 mod view;
 
 pub use concat::{concat, slice};
-pub use conv::{Conv, WeightStrides, convolution, window_halo};
+pub use conv::{Axis, Conv, WeightStrides, convolution, window_halo};
 pub use deconvolution::deconvolution;
 pub use inner_product::inner_product;
 pub use pack::{Pack, pack};
 pub use pointwise::pointwise;
 pub use pool::{lrn_within, pool};
+pub use routine::routine;
 pub use rows::{accuracy, argmax, lrn_across, pool_with_mask, softmax, softmax_loss};
 pub use statistics::batch_norm;
 pub use view::{Blocked, Halo, Plain};
 
 use crate::diag::{Diagnostic, Result};
-use crate::ir::{BlobId, Graph, Node, NodeId};
+use crate::ir::{BlobId, Graph, Node, NodeId, ParamId};
 use crate::kernel::{
-    Addr, Affine, Arg, Buffer, BufferId, Place, Port, Program, Region, Step, Stmt, TableId, Var,
+    self, Addr, Affine, Arg, Buffer, BufferId, Place, Port, Program, Region, Step, Stmt, TableId,
+    Var,
 };
 use crate::leaf::{BLOCK, Isa, Leaf};
 use std::collections::HashMap;
@@ -103,6 +106,8 @@ pub struct Builder<'g> {
     steps: Vec<Step>,
     packs: Vec<Pack>,
     weights_len: usize,
+    /// Parameters that lie in the weights block as they are.
+    params: HashMap<ParamId, BufferId>,
     /// Broadcast vectors already in the weights block.
     vectors: HashMap<Vec<u32>, Addr>,
     scratch_len: usize,
@@ -131,6 +136,7 @@ impl<'g> Builder<'g> {
             steps: Vec::new(),
             packs: Vec::new(),
             weights_len: 0,
+            params: HashMap::new(),
             vectors: HashMap::new(),
             scratch_len: 0,
             next_var: 0,
@@ -183,9 +189,14 @@ impl<'g> Builder<'g> {
             self.deliver(i, blob)?;
         }
         let graph = self.graph;
+        let output = |blob| graph.outputs.iter().position(|&o| o == blob);
         let port = |&blob: &BlobId| Port {
             name: graph[blob].name.clone(),
             shape: graph.shape(blob).to_vec(),
+            count: graph[blob].count.and_then(|count| {
+                let axis = count.axis;
+                output(count.blob).map(|output| kernel::Count { axis, output })
+            }),
         };
         let mut program = Program {
             name: graph.name.clone(),
@@ -271,6 +282,13 @@ impl<'g> Builder<'g> {
         }
     }
 
+    /// A buffer whose content outlasts the forward pass. Errors as for [`Builder::arena`].
+    fn kept(&mut self, name: &str, len: usize) -> Result<BufferId> {
+        let id = self.arena(name, Some(len))?;
+        self.buffers[id.0 as usize].place = Place::Kept(0);
+        Ok(id)
+    }
+
     /// A buffer of `len` elements, private to each task. Buffers of one step must come
     /// from one call sequence; `start` says where in the scratch it begins.
     pub fn scratch(&mut self, name: &str, start: usize, len: usize) -> BufferId {
@@ -298,6 +316,21 @@ impl<'g> Builder<'g> {
         self.weights_len += len.next_multiple_of(BLOCK);
         self.packs.push(pack(start));
         self.buffer(name, Place::Weights(start), len)
+    }
+
+    /// A parameter in the weights block, row-major.
+    fn param(&mut self, param: ParamId) -> BufferId {
+        if let Some(&buffer) = self.params.get(&param) {
+            return buffer;
+        }
+        let spec = &self.graph[param];
+        let (name, len) = (
+            format!("{} {}", spec.layer, spec.index),
+            spec.spec.shape.count(),
+        );
+        let buffer = self.weights(&name, len, |start| Pack::Param { start, param, len });
+        self.params.insert(param, buffer);
+        buffer
     }
 
     /// Constants in the weights block, padded with zeros to whole channel blocks.

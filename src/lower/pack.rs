@@ -11,7 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Something to write into the weights block, from element `start` on.
 #[derive(Clone, Debug)]
 pub enum Pack {
-    Values { start: usize, values: Vec<f32> },
+    Values {
+        start: usize,
+        values: Vec<f32>,
+    },
+    /// A parameter as it is.
+    Param {
+        start: usize,
+        param: ParamId,
+        len: usize,
+    },
     Tiles(TilePack),
     Bias(BiasPack),
 }
@@ -232,6 +241,9 @@ fn run_jobs(graph: &Graph, jobs: Vec<Job>) {
                 }
                 (Pack::Bias(bias), _) => bias.fill(graph, out),
                 (Pack::Values { values, .. }, _) => out.copy_from_slice(values),
+                (Pack::Param { param, .. }, _) => {
+                    out.copy_from_slice(&data(graph, *param).floats());
+                }
                 (Pack::Tiles(_), None) => unreachable!("tiles are split into blocks"),
             }
         }
@@ -275,7 +287,7 @@ impl Pack {
     /// First element in the weights block.
     fn start(&self) -> usize {
         match self {
-            Pack::Values { start, .. } => *start,
+            Pack::Values { start, .. } | Pack::Param { start, .. } => *start,
             Pack::Tiles(tiles) => tiles.start,
             Pack::Bias(bias) => bias.start,
         }
@@ -285,6 +297,7 @@ impl Pack {
     fn len(&self) -> usize {
         match self {
             Pack::Values { values, .. } => values.len(),
+            Pack::Param { len, .. } => *len,
             Pack::Tiles(tiles) => tiles.packed_len(),
             Pack::Bias(bias) => bias.outputs.next_multiple_of(BLOCK),
         }

@@ -27,16 +27,10 @@ fn is_done(group: &str) -> bool {
 }
 
 /// Cases that do not pass and on which engines, with the reason.
-const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
-    ("conv-3d", COMPILED, ONLY_NCHW),
-    ("conv-3d-mixed", COMPILED, ONLY_NCHW),
-    ("conv-axis2", COMPILED, ONLY_NCHW),
-    ("scale-by-0-axis-blob", ALL, "also has a Reduction layer"),
-];
+const EXCEPTIONS: &[(&str, &[&str], &str)] =
+    &[("scale-by-0-axis-blob", ALL, "also has a Reduction layer")];
 
-const ONLY_NCHW: &str = "only convolutions over N × C × H × W are compiled yet";
 const ALL: &[&str] = &["reference", "passes", "interpreter", "jit", "jit unfused"];
-const COMPILED: &[&str] = &["interpreter", "jit", "jit unfused"];
 
 /// Models whose layers are all supported: they must pass.
 const MODELS: &[&str] = &[

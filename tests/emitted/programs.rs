@@ -181,15 +181,18 @@ pub fn maps(isa: Isa) -> Checked {
         inputs: vec![Port {
             name: INPUT.into(),
             shape: vec![1, 16, 6, 6],
+            count: None,
         }],
         outputs: vec![
             Port {
                 name: OUTPUTS[0].into(),
                 shape: vec![256],
+                count: None,
             },
             Port {
                 name: OUTPUTS[1].into(),
                 shape: vec![8, 13],
+                count: None,
             },
         ],
         buffers: vec![
@@ -330,6 +333,7 @@ pub fn leaves(isa: Isa) -> Checked {
     let port = |name: &str, shape: &[usize]| Port {
         name: name.into(),
         shape: shape.into(),
+        count: None,
     };
     let whole = |leaf, args| vec![region(&[], 9000, call(leaf, args))];
     let program = Program {

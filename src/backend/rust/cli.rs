@@ -145,10 +145,10 @@ fn parse(model: &Model, args: Vec<OsString>) -> Result<Option<Options>, String> 
     options.inputs = assign_inputs(model, inputs)?;
     options.output = match (plain.next(), folder) {
         (Some(_), Some(_)) => return Err("both an output file and --output-dir given".into()),
-        (Some(_), None) if model.outputs.len() != 1 => {
+        (Some(_), None) if shown_outputs(model) != 1 => {
             return Err(format!(
                 "the net has {} outputs: give --output-dir",
-                model.outputs.len()
+                shown_outputs(model)
             ));
         }
         (Some(file), None) => Output::File(file),
@@ -296,19 +296,49 @@ impl Session {
         )
     }
 
+    /// Shape and values of an output without elements that do not count.
+    fn shown(&self, port: &Port, values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+        let mut shape = port.shape.to_vec();
+        let (axis, output) = match port.count {
+            None => return (shape, values.to_vec()),
+            Some(count) => count,
+        };
+        let inner: usize = shape[axis + 1..].iter().product();
+        let row = shape[axis] * inner;
+        shape[axis] = shape[axis].min(self.outputs[output][0] as usize);
+        let kept = shape[axis] * inner;
+        let rows = values.chunks(row.max(1));
+        let values = rows.flat_map(|row| row[..kept].iter().cloned()).collect();
+        (shape, values)
+    }
+
     fn write(&self, output: &Output) -> Result<(), String> {
         let ports = self.net.model().outputs;
-        for (port, values) in ports.iter().zip(&self.outputs) {
+        for (i, port) in ports.iter().enumerate().filter(|&(i, _)| !counts(ports, i)) {
+            let (shape, values) = self.shown(port, &self.outputs[i]);
             let file = match *output {
                 Output::Nowhere => return Ok(()),
                 Output::File(ref file) => file.clone(),
                 Output::Folder(ref folder) => folder.join(file_name(port.name)),
             };
-            write_blob(&file, port.shape, values)
+            write_blob(&file, &shape, &values)
                 .map_err(|error| format!("{}: {}", shown(&file), error))?;
         }
         Ok(())
     }
+}
+
+/// Whether output `i` only counts the elements of another.
+fn counts(outputs: &[Port], i: usize) -> bool {
+    outputs
+        .iter()
+        .any(|port| port.count.is_some_and(|count| count.1 == i))
+}
+
+/// Number of outputs that are no counts.
+fn shown_outputs(model: &Model) -> usize {
+    let outputs = model.outputs;
+    (0..outputs.len()).filter(|&i| !counts(outputs, i)).count()
 }
 
 /// Answers `run N` with the times of N inferences, after writing the last output.
@@ -541,6 +571,7 @@ mod tests {
     const X: Port = Port {
         name: "x",
         shape: &[1, 2, 3],
+        count: None,
     };
 
     fn model(inputs: &'static [Port], outputs: &'static [Port], embedded: bool) -> Model {
@@ -565,6 +596,7 @@ mod tests {
         const Y: Port = Port {
             name: "a=b",
             shape: &[],
+            count: None,
         };
         model(&[X, Y], &[X, Y], true)
     }

@@ -1,14 +1,16 @@
 //! Prints the steps of a program as Rust functions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proc_macro2::{Literal, TokenStream};
 use quote::{format_ident, quote};
 
 use super::names::{self, Names};
 use crate::kernel::{
-    Addr, Affine, Arg, BinaryOp, Checked, Expr, Place, Region, Step, Stmt, TableId, UnaryOp, Var,
+    Addr, Affine, Arg, BinaryOp, Checked, Expr, Place, Region, RoutineCall, Step, Stmt, TableId,
+    UnaryOp, Var,
 };
+use crate::leaf::routine::Routine;
 use crate::leaf::{Isa, Leaf, Param};
 
 /// Tables and leaf modules that the programs printed so far use.
@@ -18,6 +20,8 @@ pub struct Used {
     pub tables: BTreeMap<Vec<i32>, usize>,
     /// Name, text and whether it is for x86-64 only, in the order of first use.
     pub modules: Vec<(&'static str, &'static str, bool)>,
+    /// Names of the routines that the user of the source supplies.
+    pub supplied: BTreeSet<&'static str>,
 }
 
 impl Used {
@@ -29,14 +33,28 @@ impl Used {
     /// The leaf's path from the module that holds all modules.
     fn leaf(&mut self, leaf: Leaf, isa: Isa) -> TokenStream {
         let source = leaf.source(isa);
-        for &(name, text) in source.modules {
-            let x86 = isa != Isa::Portable;
+        self.modules(source.modules, isa != Isa::Portable);
+        source.path.parse().expect("paths of leaves are Rust")
+    }
+
+    /// The routine's path from there.
+    fn routine(&mut self, routine: &Routine) -> TokenStream {
+        let name = format_ident!("{}", routine.name);
+        if routine.modules.is_empty() {
+            self.supplied.insert(routine.name);
+            return quote!(supplied::#name);
+        }
+        self.modules(routine.modules, false);
+        quote!(#name::run)
+    }
+
+    fn modules(&mut self, modules: &[(&'static str, &'static str)], x86: bool) {
+        for &(name, text) in modules {
             match self.modules.iter_mut().find(|m| m.0 == name) {
                 Some(module) => module.2 &= x86,
                 None => self.modules.push((name, text, x86)),
             }
         }
-        source.path.parse().expect("paths of leaves are Rust")
     }
 }
 
@@ -187,6 +205,7 @@ impl<'a> Printer<'a> {
             }
             Stmt::Map { lanes, dst, value } => self.map(*lanes, dst, value),
             Stmt::Call { leaf, args } => self.call(*leaf, args),
+            Stmt::Routine(call) => self.routine(call),
         }
     }
 
@@ -199,6 +218,25 @@ impl<'a> Printer<'a> {
             .map(|(&(_, param), arg)| self.arg(param, arg))
             .collect();
         quote!(super::#path(#(#args),*);)
+    }
+
+    fn routine(&mut self, call: &RoutineCall) -> TokenStream {
+        let path = self.used.routine(&call.routine);
+        let mut piece = |(at, len): &(Addr, usize)| {
+            let at = self.pointer(at);
+            (at, Literal::usize_unsuffixed(*len))
+        };
+        let reads: Vec<_> = call.reads.iter().map(&mut piece).collect();
+        let reads = reads
+            .iter()
+            .map(|(at, len)| quote!(std::slice::from_raw_parts(#at, #len)));
+        let writes: Vec<_> = call.writes.iter().map(&mut piece).collect();
+        let writes = writes
+            .iter()
+            .map(|(at, len)| quote!(std::slice::from_raw_parts_mut(#at, #len)));
+        let sizes = call.sizes.iter().map(|&n| Literal::usize_unsuffixed(n));
+        let values = call.values.iter().map(|&x| constant(x));
+        quote!(super::#path(&[#(#reads),*], &mut [#(#writes),*], &[#(#sizes),*], &[#(#values),*]);)
     }
 
     fn arg(&mut self, param: Param, arg: &Arg) -> TokenStream {
@@ -358,7 +396,7 @@ impl<'a> Printer<'a> {
                 let index = Literal::usize_unsuffixed(n);
                 (format!("output{n}"), quote!(memory.outputs[#index]), 0)
             }
-            Place::Arena(at) => ("arena".into(), quote!(memory.arena), at),
+            Place::Arena(at) | Place::Kept(at) => ("arena".into(), quote!(memory.arena), at),
             Place::Weights(at) => ("weights".into(), quote!(memory.weights), at),
             Place::Scratch(at) => ("scratch".into(), quote!(memory.scratch), at),
         };

@@ -36,6 +36,9 @@ pub struct Model {
 pub struct Port {
     pub name: &'static str,
     pub shape: &'static [usize],
+    /// For an output whose extent along an axis depends on the data and is at most that of
+    /// `shape`: the axis, and the output, of one element, that holds the extent.
+    pub count: Option<(usize, usize)>,
 }
 
 impl Port {

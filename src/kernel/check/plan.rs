@@ -55,6 +55,19 @@ pub(super) fn check_step(
     Ok(())
 }
 
+/// Kept buffers live through all steps.
+pub(super) fn keep(p: &Program, live: &mut [Option<Live>]) {
+    for (buffer, live) in p.buffers.iter().zip(live) {
+        if let Place::Kept(_) = buffer.place {
+            *live = p
+                .steps
+                .len()
+                .checked_sub(1)
+                .map(|last| Live { first: 0, last });
+        }
+    }
+}
+
 /// Notes scratch buffers at their first use in a region, which must write them.
 fn first_scratch_use(accesses: &[Access], seen: &mut Vec<BufferId>) -> Result {
     for access in accesses.iter().filter(|a| a.space == Space::Scratch) {
@@ -95,7 +108,9 @@ pub(super) fn verify_plan(p: &Program, live: &[Option<Live>]) -> Result {
     let mut starts: BTreeMap<usize, Vec<BufferId>> = BTreeMap::new();
     let mut ends: BTreeMap<usize, Vec<BufferId>> = BTreeMap::new();
     for (i, buffer) in p.buffers.iter().enumerate() {
-        if let (Place::Arena(_), Some(l), 1..) = (buffer.place, live[i], buffer.len) {
+        if let (Place::Arena(_) | Place::Kept(_), Some(l), 1..) =
+            (buffer.place, live[i], buffer.len)
+        {
             starts.entry(l.first).or_default().push(BufferId(i as u32));
             ends.entry(l.last).or_default().push(BufferId(i as u32));
         }

@@ -2,7 +2,7 @@
 
 use super::access::{Access, Scope, extent};
 use super::{Bug, MAX_DEPTH, MAX_VARS, Result, place_start};
-use crate::kernel::{Addr, Arg, Buffer, BufferId, Expr, Program, Region, Stmt, Var};
+use crate::kernel::{Addr, Arg, Buffer, BufferId, Expr, Program, Region, RoutineCall, Stmt, Var};
 use crate::leaf::{ArgInfo, Leaf, Param};
 
 /// Reports each access of a body together with the loops around it, statement by
@@ -51,6 +51,7 @@ impl<F: FnMut(&Scope, &[Access]) -> Result> Walk<'_, F> {
                 }
                 Stmt::Map { lanes, dst, value } => self.map(*lanes, dst, value)?,
                 Stmt::Call { leaf, args } => self.call(*leaf, args)?,
+                Stmt::Routine(call) => self.routine(call)?,
             }
         }
         self.depth -= 1;
@@ -204,6 +205,24 @@ impl<F: FnMut(&Scope, &[Access]) -> Result> Walk<'_, F> {
         }
         self.operands_apart(leaf, &accesses)?;
         let accesses: Vec<_> = accesses.into_iter().map(|(_, a)| a).collect();
+        (self.report)(&self.scope, &accesses)
+    }
+
+    fn routine(&mut self, call: &RoutineCall) -> Result {
+        let name = call.routine.name;
+        let mut accesses = Vec::new();
+        for (i, (addr, len)) in call.operands().enumerate() {
+            let write = i >= call.reads.len();
+            accesses.push(self.access(addr, write, *len as u64, self.scope.len())?);
+        }
+        for (i, a) in accesses.iter().enumerate().filter(|(_, a)| a.write) {
+            for (j, b) in accesses.iter().enumerate().filter(|(j, _)| *j != i) {
+                ensure!(
+                    a.disjoint(b, &self.scope),
+                    "routine {name}: operands {i} and {j} overlap"
+                );
+            }
+        }
         (self.report)(&self.scope, &accesses)
     }
 

@@ -69,7 +69,7 @@ fn unfed(graph: &Graph, input: BlobId) -> Tensor {
 
 /// Weights of a file, if there is one; the rest keeps its fillers, as in Caffe.
 fn load_weights(graph: &mut Valid, file: Option<PathBuf>) -> Result<()> {
-    let file = file.map(|f| WeightsFile::open(&f)).transpose()?;
+    let file = file.map(|f| WeightsFile::open(&f, false)).transpose()?;
     let files: Vec<_> = file.iter().map(|f| ("weights", f)).collect();
     graph.edit("weights", |g| weights::load(g, &files, Missing::Fill(1)))
 }
@@ -85,6 +85,7 @@ pub fn state(json: &Value) -> State {
             .iter()
             .map(|s| s.to_string())
             .collect(),
+        allow_mixed: false,
     }
 }
 

@@ -127,7 +127,13 @@ fn options() -> ir::Options {
 }
 
 fn input() -> Tensor {
-    let sign = |i: usize| if (i / 12).is_multiple_of(2) { 1.0 } else { -1.0 };
+    let sign = |i: usize| {
+        if (i / 12).is_multiple_of(2) {
+            1.0
+        } else {
+            -1.0
+        }
+    };
     let data = (0..48).map(|i| sign(i) * (i % 12) as f32).collect();
     Tensor::new(Shape::new([4, 3, 2, 2]).unwrap(), data)
 }

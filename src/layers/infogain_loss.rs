@@ -47,7 +47,7 @@ impl Layer for InfogainLoss {
             };
             return Err(d.help("a third bottom can be the matrix").into());
         }
-        let loss = param.loss_param.unwrap_or_default();
+        let loss = param.loss_param.clone().unwrap_or_default();
         Ok(InfogainLoss {
             axis: p.axis(),
             ignore_label: loss.ignore_label,

@@ -57,6 +57,7 @@ mod tests {
         LayerParameter {
             parameter_param: Some(ParameterParameter {
                 shape: Some(BlobShape { dim: dim.to_vec() }),
+                ..ParameterParameter::default()
             }),
             ..LayerParameter::default()
         }

@@ -24,7 +24,7 @@ impl Layer for SigmoidCrossEntropyLoss {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 0..=1)?;
         cx.not_in_place()?;
-        let p = param.loss_param.unwrap_or_default();
+        let p = param.loss_param.clone().unwrap_or_default();
         Ok(SigmoidCrossEntropyLoss {
             ignore_label: p.ignore_label,
             normalization: loss::normalization(&p, NormalizationMode::BatchSize),

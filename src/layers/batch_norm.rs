@@ -9,7 +9,8 @@
 //! layer brings them.
 //!
 //! In forks they belong to the layer, as blobs 3 and 4, `[C]` each: in `BatchNormScale`,
-//! and in NVCaffe's BatchNorm with `scale_bias` or a filler for either, which does not
+//! which normalises only in place (elsewhere its CPU code scales the bottom again), and in
+//! NVCaffe's BatchNorm with `scale_bias` or a filler for either, which does not
 //! divide by the factor. With Synopsys' `add_eps_before_sqrt: false` it is
 //! `sqrt(variance[c]) + eps`.
 
@@ -28,6 +29,8 @@ pub struct BatchNorm {
     pub eps_outside: bool,
     /// Where scale and bias belong to the layer.
     pub scale_bias: Option<ScaleBias>,
+    /// Only scale and bias are applied.
+    pub affine_only: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +48,9 @@ impl BatchNorm {
         let stats = self.stored(params).into_iter().enumerate();
         let affine = stats.map(|(c, [mean, variance])| {
             let [scale, bias] = after(params, c);
+            if self.affine_only {
+                return [scale, bias];
+            }
             let scale = scale / self.deviation(variance);
             [scale, bias - mean * scale]
         });
@@ -108,6 +114,13 @@ impl Layer for BatchNorm {
         let p = param.batch_norm_param.clone().unwrap_or_default();
         let merged = param.r#type() == "BatchNormScale";
         let own = merged || p.scale_bias() || p.scale_filler.is_some() || p.bias_filler.is_some();
+        let (scale_filler, bias_filler) = match merged {
+            false => (p.scale_filler.clone(), p.bias_filler.clone()),
+            true => {
+                let p = param.scale_param.clone().unwrap_or_default();
+                (p.filler, p.bias_filler)
+            }
+        };
         let learns = |spec: &&crate::frontend::proto::ParamSpec| spec.lr_mult() != 0.0;
         if !own && param.param.iter().take(3).any(|spec| learns(&spec)) {
             let message = "lr_mult must be 0: statistics are not learned";
@@ -119,9 +132,10 @@ impl Layer for BatchNorm {
             eps_outside: !p.add_eps_before_sqrt(),
             scale_bias: own.then(|| ScaleBias {
                 divided: merged,
-                scale_filler: p.scale_filler.unwrap_or_else(|| constant_filler(1.0)),
-                bias_filler: p.bias_filler.unwrap_or_default(),
+                scale_filler: scale_filler.unwrap_or_else(|| constant_filler(1.0)),
+                bias_filler: bias_filler.unwrap_or_default(),
             }),
+            affine_only: merged && !cx.in_place,
         })
     }
 
@@ -172,12 +186,17 @@ impl Layer for BatchNorm {
         for (i, (y, &x)) in tops[0].data.iter_mut().zip(&x.data).enumerate() {
             let c = i / inner % stats.len();
             let ([mean, variance], [scale, bias]) = (stats[c], after(params, c));
-            *y = ((f64::from(x) - mean) / self.deviation(variance) * scale + bias) as f32;
+            let unit = match self.affine_only {
+                true => f64::from(x),
+                false => (f64::from(x) - mean) / self.deviation(variance),
+            };
+            *y = (unit * scale + bias) as f32;
         }
     }
 
     fn pointwise(&self, _bottoms: &[Shape], params: &[&Tensor]) -> Option<Pointwise> {
-        if !self.use_global_stats || params.len() < 3 {
+        let by_batch = !self.use_global_stats && !self.affine_only;
+        if by_batch || params.len() < 3 {
             return None;
         }
         let affine = self.affine(params);
@@ -194,6 +213,11 @@ impl Layer for BatchNorm {
         let inner = bottoms[0].count_of(2..bottoms[0].len());
         let sizes = vec![bottoms[0][1], inner, usize::from(self.eps_outside)];
         Some(Call::new(routine!("batch_norm"), sizes, vec![self.eps]))
+    }
+
+    fn note(&self) -> Option<String> {
+        let note = "as in the fork, only a layer that works in place normalises";
+        self.affine_only.then(|| note.to_string())
     }
 
     /// Stored statistics make an expression of it before.
@@ -317,8 +341,10 @@ mod tests {
             scale_bias: Some(true),
             ..BatchNormParameter::default()
         };
-        let merged = LayerParameter {
+        let merged = |top: &str| LayerParameter {
             r#type: Some("BatchNormScale".into()),
+            bottom: vec!["x".into()],
+            top: vec![top.into()],
             ..param(p.clone())
         };
         let x = tensor(&[1, 2], [3., 1.]);
@@ -331,7 +357,9 @@ mod tests {
         ];
         let y = forward::<BatchNorm>(&param(p.clone()), &[&x], &blobs);
         assert_close(&y[0].data, &[10.5, 0.25], 1e-7);
-        let y = forward::<BatchNorm>(&merged, &[&x], &blobs);
+        let y = forward::<BatchNorm>(&merged("y"), &[&x], &blobs);
+        assert_eq!(y[0].data, [30.5, 4.]);
+        let y = forward::<BatchNorm>(&merged("x"), &[&x], &blobs);
         let root = 2f32.sqrt();
         assert_close(&y[0].data, &[0.5 + 25. / root, 1.], 1e-6);
         let (layer, _) = infer::<BatchNorm>(&param(p), &[&[1, 2]]).unwrap();

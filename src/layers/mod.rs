@@ -15,11 +15,13 @@ use std::fmt::Debug;
 
 mod broadcast;
 mod loss;
+mod moves;
 mod recurrent;
 mod registry;
 #[cfg(test)]
 mod testing;
 
+pub use moves::Moves;
 pub use registry::{Custom, Registry};
 
 /// What a layer may ask while it is made or shapes are inferred.
@@ -144,7 +146,6 @@ fn weights_and_bias(
 /// The routine that stands in a layer's file as `mod routine` with a function `run`:
 /// `routine!("interp")` in `interp.rs`, with the names of the files whose `mod routine`
 /// it uses after it.
-#[allow(unused_macros)]
 macro_rules! routine {
     ($name:literal $(, $also:literal)*) => {
         $crate::leaf::routine::Routine {
@@ -157,8 +158,6 @@ macro_rules! routine {
         }
     };
 }
-#[allow(unused_imports)]
-use routine;
 
 /// `top[i] = f(bottom[i])` in f64, rounded once.
 fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
@@ -217,16 +216,39 @@ pub trait Layer: Debug + Send + Sync {
 
     /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
     /// zeroed, with their shapes, then the layer's state as the last forward pass left
-    /// it. The given form runs the layer's routine.
+    /// it. The given form does what `moves` or `routine` say.
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
-        let bottom_shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
-        let top_shapes: Vec<Shape> = tops.iter().map(|t| t.shape.clone()).collect();
-        let call = self.routine(&bottom_shapes, &top_shapes);
-        let call = call.expect("a layer has a reference or a routine");
-        let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
-        let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
-        let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
-        call.run(&bottoms, &params, &mut tops);
+        let shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        if let Some(moves) = self.moves(&shapes) {
+            return moves.apply(bottoms[0], &mut tops[0]);
+        }
+        let call = self.routine(&shapes, &shapes_of(tops));
+        let call = call.expect("a layer has a reference, moves or a routine");
+        // Who wants to know of faults asks `checked_reference`.
+        let _ = run(&call, bottoms, params, tops);
+    }
+
+    /// As `reference`. Errors: a fault of the layer's routine
+    /// ([`Call::faults`](crate::leaf::routine::Call::faults)).
+    fn checked_reference(
+        &self,
+        bottoms: &[&Tensor],
+        params: &[&Tensor],
+        tops: &mut [Tensor],
+    ) -> std::result::Result<(), &'static str> {
+        let shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        match self.routine(&shapes, &shapes_of(tops)) {
+            Some(call) if !call.faults.is_empty() => run(&call, bottoms, params, tops),
+            _ => {
+                self.reference(bottoms, params, tops);
+                Ok(())
+            }
+        }
+    }
+
+    /// The top as elements of bottom 0 in some order, if that is what the layer is.
+    fn moves(&self, _bottoms: &[Shape]) -> Option<Moves> {
+        None
     }
 
     /// The layer as one self-contained function that all engines run, for types whose
@@ -298,7 +320,8 @@ pub trait Layer: Debug + Send + Sync {
     }
 
     /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
-    /// into expressions), views or inputs. The given form calls the layer's routine.
+    /// into expressions), views or inputs. The given form does what `moves` or
+    /// `routine` say.
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         let shapes = |blobs: &[BlobId]| -> Vec<Shape> {
             blobs
@@ -306,6 +329,9 @@ pub trait Layer: Debug + Send + Sync {
                 .map(|&blob| b.graph.shape(blob).clone())
                 .collect()
         };
+        if let Some(moves) = self.moves(&shapes(&node.bottoms)) {
+            return lower::moves(b, node, &moves);
+        }
         if let Some(call) = self.routine(&shapes(&node.bottoms), &shapes(&node.tops)) {
             let state = self.state(&shapes(&node.bottoms));
             return lower::routine(b, node, call, &state);
@@ -336,6 +362,23 @@ pub trait Layer: Debug + Send + Sync {
     fn note(&self) -> Option<String> {
         None
     }
+}
+
+fn shapes_of(tensors: &[Tensor]) -> Vec<Shape> {
+    tensors.iter().map(|t| t.shape.clone()).collect()
+}
+
+/// Runs a routine on tensors. Errors: its fault.
+fn run(
+    call: &Call,
+    bottoms: &[&Tensor],
+    params: &[&Tensor],
+    tops: &mut [Tensor],
+) -> std::result::Result<(), &'static str> {
+    let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
+    let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
+    let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
+    call.run(&bottoms, &params, &mut tops)
 }
 
 /// Makes `enum Op` and its dispatch from the table below.
@@ -394,11 +437,20 @@ macro_rules! layers {
                 }
             }
 
-            pub fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+            /// See [`Layer::checked_reference`].
+            pub fn reference(
+                &self,
+                bottoms: &[&Tensor],
+                params: &[&Tensor],
+                tops: &mut [Tensor],
+            ) -> std::result::Result<(), &'static str> {
                 match self {
-                    $(Op::$layer(layer) => layer.reference(bottoms, params, tops),)*
-                    Op::Custom(custom) => custom.layer.reference(bottoms, params, tops),
-                    Op::Pointwise(expr) => expr.reference(bottoms, &mut tops[0]),
+                    $(Op::$layer(layer) => layer.checked_reference(bottoms, params, tops),)*
+                    Op::Custom(custom) => custom.layer.checked_reference(bottoms, params, tops),
+                    Op::Pointwise(expr) => {
+                        expr.reference(bottoms, &mut tops[0]);
+                        Ok(())
+                    }
                 }
             }
 
@@ -595,7 +647,9 @@ layers! {
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss";
     mvn::Mvn = "MVN";
     normalize::Normalize = "Normalize" | "ChannelNormalize" | "SimpleNormalize";
+    pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
+    permute::Permute = "Permute" | "Transpose";
     pooling::Pooling = "Pooling";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
@@ -603,10 +657,13 @@ layers! {
     reduction::Reduction = "Reduction";
     relu::Relu = "ReLU";
     relu6::Relu6 = "ReLU6";
+    reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
+    reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
     scale::Scale = "Scale";
     selu::Selu = "SeLu";
+    shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";
     silence::Silence = "Silence";
@@ -615,6 +672,7 @@ layers! {
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
     spp::Spp = "SPP";
+    squeeze::Squeeze = "Squeeze";
     swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";

@@ -13,6 +13,7 @@ use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
+mod broadcast;
 mod loss;
 mod moves;
 mod recurrent;
@@ -309,6 +310,12 @@ pub trait Layer: Debug + Send + Sync {
         0
     }
 
+    /// For each parameter the number of its blob among those of a weights file, which have
+    /// these sizes, where a fork stores them in another order.
+    fn order_in_file(&self, _sizes: &[usize]) -> Option<Vec<usize>> {
+        None
+    }
+
     /// Zeros that the lowered form reads around a bottom of this shape (all bottoms
     /// have the same rule).
     fn halo(&self, _bottom: &Shape, _top: &Shape) -> Halo {
@@ -529,6 +536,15 @@ macro_rules! layers {
                 }
             }
 
+            /// See [`Layer::order_in_file`].
+            pub fn order_in_file(&self, sizes: &[usize]) -> Option<Vec<usize>> {
+                match self {
+                    $(Op::$layer(layer) => layer.order_in_file(sizes),)*
+                    Op::Custom(custom) => custom.layer.order_in_file(sizes),
+                    Op::Pointwise(_) => None,
+                }
+            }
+
             /// See [`Layer::takes_counts`].
             pub fn takes_counts(&self) -> bool {
                 match self {
@@ -588,11 +604,16 @@ macro_rules! layers {
 layers! {
     abs_val::AbsVal = "AbsVal";
     accuracy::Accuracy = "Accuracy";
+    add::Add = "Add";
     argmax::ArgMax = "ArgMax";
-    batch_norm::BatchNorm = "BatchNorm";
+    axpy::Axpy = "Axpy";
+    batch_norm::BatchNorm = "BatchNorm" | "BatchNormScale";
     batch_reindex::BatchReindex = "BatchReindex";
     bias::Bias = "Bias";
+    bn::Bn = "BN";
     bnll::Bnll = "BNLL";
+    broadcast_mul::BroadcastMul = "BroadcastMul";
+    channel_scale::ChannelScale = "ChannelScale";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
@@ -608,20 +629,27 @@ layers! {
     exp::Exp = "Exp";
     filter::Filter = "Filter";
     flatten::Flatten = "Flatten";
+    hard_sigmoid::HardSigmoid = "HardSigmoid";
+    hard_swish::HardSwish = "HardSwish";
     hdf5_data::Hdf5Data = "HDF5Data";
     hdf5_output::Hdf5Output = "HDF5Output";
     hinge_loss::HingeLoss = "HingeLoss";
     image_data::ImageData = "ImageData";
     infogain_loss::InfogainLoss = "InfogainLoss";
+    inner_distance::InnerDistance = "InnerDistance";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    insanity::Insanity = "Insanity";
     log::Log = "Log";
     lrn::Lrn = "LRN";
     lstm::Lstm = "LSTM";
     lstm_unit::LstmUnit = "LSTMUnit";
     memory_data::MemoryData = "MemoryData";
+    mish::Mish = "Mish";
+    mul::Mul = "Mul";
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss";
     mvn::Mvn = "MVN";
+    normalize::Normalize = "Normalize" | "ChannelNormalize" | "SimpleNormalize";
     pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
     permute::Permute = "Permute" | "Transpose";
@@ -631,11 +659,13 @@ layers! {
     python::Python = "Python";
     reduction::Reduction = "Reduction";
     relu::Relu = "ReLU";
+    relu6::Relu6 = "ReLU6";
     reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
     reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
     scale::Scale = "Scale";
+    selu::Selu = "SeLu";
     shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";

@@ -67,8 +67,15 @@ impl Schema {
             let named = names.into_iter().enumerate();
             named.map(|(i, name)| (name.to_string(), i)).collect()
         };
-        let messages: Vec<_> = pool.all_messages().collect();
-        let enums: Vec<_> = pool.all_enums().collect();
+        let ours = |package: &str| package == "caffe";
+        let messages: Vec<_> = pool
+            .all_messages()
+            .filter(|m| ours(m.package_name()))
+            .collect();
+        let enums: Vec<_> = pool
+            .all_enums()
+            .filter(|e| ours(e.package_name()))
+            .collect();
         let by_name = indices(messages.iter().map(MessageDescriptor::full_name).collect());
         let enum_by_name = indices(enums.iter().map(|e| e.full_name()).collect());
         let message = |m: &MessageDescriptor| {

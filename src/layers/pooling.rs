@@ -184,12 +184,12 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
 impl Layer for Pooling {
     /// `engine` chooses between implementations with one result.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        let p = param.pooling_param.unwrap_or_default();
+        let p = param.pooling_param.clone().unwrap_or_default();
         let method = match p.pool() {
             PoolMethod::Max => Method::Max,
             PoolMethod::Ave => Method::Ave,
-            PoolMethod::Stochastic => {
-                let message = "STOCHASTIC pooling (only MAX and AVE)";
+            PoolMethod::Stochastic | PoolMethod::AveExcPad => {
+                let message = format!("{} pooling (only MAX and AVE)", p.pool().as_str_name());
                 return Err(cx.unsupported("pooling_param.pool", message).into());
             }
         };

@@ -12,6 +12,7 @@ use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
+mod boxes;
 mod registry;
 #[cfg(test)]
 mod testing;
@@ -70,6 +71,16 @@ impl Cx<'_> {
             return Err(self.invalid(field, "must not be 0").into());
         }
         self.size(field, value)
+    }
+
+    /// Errors: `Invalid` unless `value` is above `floor`, as if it is no number.
+    pub fn above(&self, field: &str, value: f32, floor: f32) -> Result<f32> {
+        if value > floor {
+            return Ok(value);
+        }
+        Err(self
+            .invalid(field, format!("{value} must be above {floor}"))
+            .into())
     }
 
     /// Errors: `Invalid` if the layer works in place, for types that still read their
@@ -140,21 +151,35 @@ fn weights_and_bias(
 /// The routine that stands in a layer's file as `mod routine` with a function `run`:
 /// `routine!("interp")` in `interp.rs`, with the names of the files whose `mod routine`
 /// it uses after it.
-#[allow(unused_macros)]
 macro_rules! routine {
-    ($name:literal $(, $also:literal)*) => {
+    ($name:literal $(, $also:tt)*) => {
         $crate::leaf::routine::Routine {
             name: $name,
             run: routine::run,
             modules: &[
                 ($name, include_str!(concat!($name, ".rs"))),
-                $(($also, include_str!(concat!($also, ".rs"))),)*
+                $(($also, text!($also)),)*
             ],
         }
     };
 }
-#[allow(unused_imports)]
-use routine;
+
+/// The text of a module that a routine uses: a layer's file, or the leaves' `math`.
+macro_rules! text {
+    ("math") => {
+        include_str!("../leaf/math.rs")
+    };
+    ($name:literal) => {
+        include_str!(concat!($name, ".rs"))
+    };
+}
+
+/// The legacy view of a bottom as N × C × H × W. Errors: `Invalid` with more axes.
+fn legacy(bottom: &Shape, field: &str, cx: &Cx) -> Result<[usize; 4]> {
+    let message = || format!("a blob of {bottom}: this type takes at most 4 axes");
+    let view = bottom.nchw();
+    Ok(view.ok_or_else(|| cx.invalid(field, message()))?)
+}
 
 /// `top[i] = f(bottom[i])` in f64, rounded once.
 fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
@@ -517,6 +542,7 @@ layers! {
     convolution::Convolution = "Convolution";
     data::Data = "Data";
     deconvolution::Deconvolution = "Deconvolution";
+    detection_output::DetectionOutput = "DetectionOutput";
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
@@ -532,6 +558,7 @@ layers! {
     pooling::Pooling = "Pooling";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
+    prior_box::PriorBox = "PriorBox";
     relu::Relu = "ReLU";
     reshape::Reshape = "Reshape";
     scale::Scale = "Scale";

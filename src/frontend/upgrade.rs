@@ -29,10 +29,21 @@ pub struct Upgraded {
 
 /// Brings a net to the current format; one that is current stays as it is.
 ///
+/// `layer` and `layers` in one file are taken in the order of the file if
+/// `allow_mixed`, those of `layers` first where it is binary.
+///
 /// Errors: `Invalid` where Caffe refuses, and where it reads past the end of
 /// `input_dim` or `input_shape`.
-pub fn upgrade_net(mut net: NetParameter, spans: Option<&Spans>) -> Result<Upgraded> {
+pub fn upgrade_net(
+    mut net: NetParameter,
+    spans: Option<&Spans>,
+    allow_mixed: bool,
+) -> Result<Upgraded> {
     let mut notes = Vec::new();
+    let beside = match allow_mixed {
+        true => std::mem::take(&mut net.layer),
+        false => Vec::new(),
+    };
     let old_layers = std::mem::take(&mut net.layers);
     let mut old: Vec<Old> = old_layers
         .into_iter()
@@ -46,16 +57,22 @@ pub fn upgrade_net(mut net: NetParameter, spans: Option<&Spans>) -> Result<Upgra
         old = v0_to_v1(&mut net, old, spans, &mut notes)?;
     }
     move_transformation(&mut old);
-    let mut layers: Vec<Sourced> = std::mem::take(&mut net.layer)
-        .into_iter()
+    let current = beside.into_iter().chain(std::mem::take(&mut net.layer));
+    let mut layers: Vec<Sourced> = current
         .zip(sources(spans, "layer"))
         .map(|(layer, spans)| (layer, LayerSource::current(spans)))
         .collect();
-    if let (Some(first), false) = (old.first(), layers.is_empty()) {
-        return Err(mixed_formats(first, &layers[0].1).into());
-    }
     notes.extend(layers.iter().filter_map(without_effect));
-    layers.extend(old.into_iter().map(|o| (v1_to_v2(o.layer), o.source)));
+    if let (Some(first), false) = (old.first(), layers.is_empty()) {
+        if !allow_mixed {
+            return Err(mixed_formats(first, &layers[0].1).into());
+        }
+        let message = "`layer` and `layers` are taken in the order of the file";
+        notes.push(Diagnostic::invalid(message).at(first.source.span()));
+    }
+    let old = old.into_iter().map(|o| (v1_to_v2(o.layer), o.source));
+    layers = old.chain(layers).collect();
+    layers.sort_by_key(|(_, source)| source.span().map(|span| span.start));
     if !net.input.is_empty() {
         inputs_to_layer(&mut net, &mut layers, spans, &mut notes)?;
     }
@@ -114,7 +131,7 @@ fn mixed_formats(old: &Old, current: &LayerSource) -> Diagnostic {
         "the net has both `layer` records (current format) and `layers` records (older format)",
     )
     .at(old.source.span())
-    .help("write all of them as `layer { type: \"…\" … }`");
+    .help("write all of them as `layer { type: \"…\" … }`, or give --allow-mixed");
     match current.span() {
         Some(span) => error.related(span, "a `layer` record"),
         None => error,
@@ -725,7 +742,7 @@ mod tests {
         let mut sources = Sources::default();
         let file = sources.add("net", text.into());
         let parsed = parse_text(&sources, file, "caffe.NetParameter").unwrap();
-        let upgraded = upgrade_net(parsed.message, Some(&parsed.spans))
+        let upgraded = upgrade_net(parsed.message, Some(&parsed.spans), false)
             .map_err(|errors| sources.render_all(&errors))?;
         let notes = upgraded.notes.iter().map(|d| sources.render(d));
         let text = print_text(&upgraded.param, "caffe.NetParameter");

@@ -14,6 +14,7 @@ const JUDGES: &[(&str, usize)] = &[
     ("InfogainLoss", 1),
     ("MultinomialLogisticLoss", 1),
     ("SigmoidCrossEntropyLoss", 1),
+    ("SmoothL1Loss", 1),
     ("SoftmaxWithLoss", 1),
 ];
 
@@ -98,7 +99,9 @@ impl Unfed {
         let unfed = |s: &Source| {
             let layer = &layers[s.layer];
             let feeds = |fed: &BTreeSet<String>| fed.contains(&layer.tops()[s.top]);
-            let fed = options.fed.as_ref().is_some_and(feeds) || makes_constant(layer, s.top);
+            let fed = options.fed.as_ref().is_some_and(feeds)
+                || makes_constant(layer, s.top)
+                || layer.type_name() == "Parameter";
             layer.bottoms().is_empty() && !fed && !needed.contains(s)
         };
         Unfed {

@@ -15,7 +15,6 @@ use super::{Cx, Layer, legacy};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
-use crate::leaf::math;
 use crate::leaf::routine::Call;
 
 #[derive(Clone, Debug)]

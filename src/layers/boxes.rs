@@ -87,10 +87,9 @@ mod tests {
 
     #[test]
     fn nan_goes_last_and_ties_stay() {
-        assert_eq!(
-            ranked(&[1., f32::NAN, 3., 3., -0., 0., f32::NAN]),
-            [2, 3, 0, 4, 5, 1, 6]
-        );
+        let scores = [1., f32::NAN, 3., 3., -0., 0., f32::NAN];
+        let ranked = ranked_by(7, |a, b| descending(scores[a], scores[b]));
+        assert_eq!(ranked, [2, 3, 0, 4, 5, 1, 6]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! with zeros outside of the bottom.
 
 use super::{Cx, Layer, Taps};
-use crate::diag::{Diagnostic, Result};
+use crate::diag::Result;
 use crate::frontend::proto::{ConvolutionParameter, FillerParameter, LayerParameter};
 use crate::ir::{Graph, Node, ParamSpec, Shape, Tensor};
 use crate::lower::{self, Builder, Conv, Halo, WeightStrides};
@@ -256,48 +256,42 @@ fn conv_size(input: i128, extent: i128, stride: i128, pad: i128) -> i128 {
 
 impl Convolution {
     /// What lowering makes of bottom and top number `i` of a node.
-    ///
-    /// Errors: `Unsupported` unless there are one or two spatial axes after `N × C`.
-    pub fn conv(&self, graph: &Graph, node: &Node, i: usize) -> Result<Conv> {
+    pub fn conv(&self, graph: &Graph, node: &Node, i: usize) -> Conv {
         let bottom = graph.shape(node.bottoms[i]);
-        self.conv_of(node, i, bottom, self.geometry(bottom))
+        self.conv_of(node, i, &self.geometry(bottom))
     }
 
     /// [`Convolution::conv`] with sizes that a deconvolution has found its own way.
-    pub(super) fn conv_of(&self, node: &Node, i: usize, bottom: &Shape, g: Geometry) -> Result<Conv> {
-        if g.axis != 1 || g.input.len() > 2 {
-            let message = format!(
-                "a convolution over {bottom} from axis {} (only N × C × H × W)",
-                g.axis
-            );
-            return Err(Diagnostic::unsupported(message).into());
-        }
+    pub(super) fn conv_of(&self, node: &Node, i: usize, g: &Geometry) -> Conv {
         let [kernel, stride, pad, dilation] = [
             (&g.kernel, 1),
             (&g.stride, 1),
             (&g.pad, 0),
             (&g.dilation, 1),
         ]
-        .map(|(v, none)| two(v, none));
-        let strides = WeightStrides::convolution(
-            self.num_output / self.group,
-            g.channels / self.group,
-            kernel,
-        );
-        Ok(Conv {
+        .map(|(v, none)| two(&v[g.outer()..], none));
+        let mut conv = Conv {
             src: node.bottoms[i],
             dst: node.tops[i],
+            axis: g.axis,
             weights: node.params[0],
-            strides,
+            strides: WeightStrides::default(),
             bias: self.bias.then(|| node.params[1]),
             inputs: g.channels,
             outputs: self.num_output,
             group: self.group,
+            outer: (0..g.outer()).map(|i| g.outer_axis(i)).collect(),
             kernel,
             stride,
             pad,
             dilation,
-        })
+        };
+        conv.strides = WeightStrides::convolution(
+            self.num_output / self.group,
+            g.channels / self.group,
+            conv.kernel_plane(),
+        );
+        conv
     }
 }
 
@@ -308,15 +302,37 @@ fn two(values: &[usize], none: usize) -> [usize; 2] {
 }
 
 impl Geometry {
-    /// The zeros that the windows read around a bottom of one or two spatial axes.
+    /// How many spatial axes there are before height and width.
+    fn outer(&self) -> usize {
+        self.input.len().saturating_sub(2)
+    }
+
+    fn outer_axis(&self, i: usize) -> lower::Axis {
+        lower::Axis {
+            input: self.input[i],
+            output: self.output[i],
+            kernel: self.kernel[i],
+            stride: self.stride[i],
+            pad: self.pad[i],
+            dilation: self.dilation[i],
+        }
+    }
+
+    /// The zeros that the windows read around rows and columns of a bottom. There are
+    /// none where lowering copies the bottom: for padding on other axes, and for
+    /// channels that are not along axis 1.
     fn halo(&self) -> Halo {
+        let outer = self.outer();
+        if self.axis != 1 || (0..outer).any(|i| self.outer_axis(i).reach() != (0, 0)) {
+            return Halo::default();
+        }
         lower::window_halo(
-            &self.input,
-            &self.output,
-            &self.kernel,
-            &self.stride,
-            &self.pad,
-            &self.dilation,
+            &self.input[outer..],
+            &self.output[outer..],
+            &self.kernel[outer..],
+            &self.stride[outer..],
+            &self.pad[outer..],
+            &self.dilation[outer..],
         )
     }
 }
@@ -370,7 +386,7 @@ impl Layer for Convolution {
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         (0..node.tops.len())
-            .try_for_each(|i| lower::convolution(b, node, &self.conv(b.graph, node, i)?))
+            .try_for_each(|i| lower::convolution(b, node, &self.conv(b.graph, node, i)))
     }
 }
 

@@ -84,7 +84,7 @@ impl Layer for Deconvolution {
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         (0..node.tops.len()).try_for_each(|i| {
             let bottom = b.graph.shape(node.bottoms[i]);
-            let conv = self.0.conv_of(node, i, bottom, self.geometry(bottom))?;
+            let conv = self.0.conv_of(node, i, &self.geometry(bottom));
             lower::deconvolution(b, node, &conv)
         })
     }

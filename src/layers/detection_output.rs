@@ -55,6 +55,10 @@ impl DetectionOutput {
 }
 
 impl Layer for DetectionOutput {
+    fn claims() -> &'static [&'static str] {
+        &["detection_output_param"]
+    }
+
     /// `save_output_param`, `visualize` and the like write files beside the top, which
     /// changes nothing in it.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

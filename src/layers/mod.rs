@@ -5,7 +5,8 @@
 //! blobs ([`Layer::params`]), its meaning as naive loops ([`Layer::reference`]) and how
 //! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
 
-use crate::diag::{Diagnostic, Result, Span, did_you_mean};
+use crate::diag::{Diagnostic, Errors, Result, Span, did_you_mean};
+use crate::frontend::forks;
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
 use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
 use crate::leaf::routine::Call;
@@ -13,10 +14,15 @@ use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
 mod boxes;
+mod loss;
+mod moves;
+mod recurrent;
 mod registry;
 #[cfg(test)]
 mod testing;
+mod yolo;
 
+pub use moves::Moves;
 pub use registry::{Custom, Registry};
 
 /// What a layer may ask while it is made or shapes are inferred.
@@ -212,6 +218,17 @@ pub struct Feed {
 /// What each layer type provides: those of the table and those that a library's user
 /// [registers](Registry::register).
 pub trait Layer: Debug + Send + Sync {
+    /// What the type reads beyond BVLC's Caffe, as [`forks`] says it: a field
+    /// (`pooling_param.pad_l`), a whole message (`permute_param`) or a value
+    /// (`pooling_param.pool.AVE_EXC_PAD`). Whatever else a layer has of a fork is
+    /// `Unsupported`.
+    fn claims() -> &'static [&'static str]
+    where
+        Self: Sized,
+    {
+        &[]
+    }
+
     /// Reads the typed parameters; all checks that need no shapes.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self>
     where
@@ -227,16 +244,24 @@ pub trait Layer: Debug + Send + Sync {
 
     /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
     /// zeroed, with their shapes, then the layer's state as the last forward pass left
-    /// it. The given form runs the layer's routine.
+    /// it. The given form does what `moves` or `routine` say.
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let bottom_shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        if let Some(moves) = self.moves(&bottom_shapes) {
+            return moves.apply(bottoms[0], &mut tops[0]);
+        }
         let top_shapes: Vec<Shape> = tops.iter().map(|t| t.shape.clone()).collect();
         let call = self.routine(&bottom_shapes, &top_shapes);
-        let call = call.expect("a layer has a reference or a routine");
+        let call = call.expect("a layer has a reference, moves or a routine");
         let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
         let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
         let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
         call.run(&bottoms, &params, &mut tops);
+    }
+
+    /// The top as elements of bottom 0 in some order, if that is what the layer is.
+    fn moves(&self, _bottoms: &[Shape]) -> Option<Moves> {
+        None
     }
 
     /// The layer as one self-contained function that all engines run, for types whose
@@ -302,7 +327,8 @@ pub trait Layer: Debug + Send + Sync {
     }
 
     /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
-    /// into expressions), views or inputs. The given form calls the layer's routine.
+    /// into expressions), views or inputs. The given form does what `moves` or
+    /// `routine` say.
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         let shapes = |blobs: &[BlobId]| -> Vec<Shape> {
             blobs
@@ -310,6 +336,9 @@ pub trait Layer: Debug + Send + Sync {
                 .map(|&blob| b.graph.shape(blob).clone())
                 .collect()
         };
+        if let Some(moves) = self.moves(&shapes(&node.bottoms)) {
+            return lower::moves(b, node, &moves);
+        }
         if let Some(call) = self.routine(&shapes(&node.bottoms), &shapes(&node.tops)) {
             let state = self.state(&shapes(&node.bottoms));
             return lower::routine(b, node, call, &state);
@@ -360,11 +389,21 @@ macro_rules! layers {
         /// Caffe's names of the layer types that caffec knows.
         pub const TYPES: &[&str] = &[$($($name),+),*];
 
+        /// What they claim.
+        #[cfg(test)]
+        fn all_claims() -> Vec<&'static str> {
+            [$($module::$layer::claims()),*].concat()
+        }
+
         impl Op {
-            /// Errors: `Unsupported` for an unknown type, else what the layer says.
+            /// Errors: `Unsupported` for an unknown type and for fields of forks that the
+            /// type does not claim, else what the layer says.
             pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
                 match param.r#type() {
-                    $($($name)|+ => Ok(Op::$layer($module::$layer::from_param(param, cx)?)),)*
+                    $($($name)|+ => {
+                        check_claims(param, $module::$layer::claims(), cx)?;
+                        Ok(Op::$layer($module::$layer::from_param(param, cx)?))
+                    })*
                     other => match cx.registry.make(other, param, cx) {
                         Some(made) => Ok(Op::Custom(made?)),
                         None => Err(unknown_type(other, cx).into()),
@@ -536,41 +575,94 @@ layers! {
     accuracy::Accuracy = "Accuracy";
     argmax::ArgMax = "ArgMax";
     batch_norm::BatchNorm = "BatchNorm";
+    batch_reindex::BatchReindex = "BatchReindex";
     bias::Bias = "Bias";
+    bnll::Bnll = "BNLL";
+    box_group_output::BoxGroupOutput = "BoxGroupOutput";
+    box_output::BoxOutput = "BoxOutput";
+    center_grid_output::CenterGridOutput = "CenterGridOutput";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
+    continuation_indicator::ContinuationIndicator = "ContinuationIndicator";
+    contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
     convolution::Convolution = "Convolution";
+    ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder";
+    ctpn_lstm::CtpnLstm = "Lstm";
     data::Data = "Data";
+    decode_bbox::DecodeBBox = "DecodeBBox";
     deconvolution::Deconvolution = "Deconvolution";
     detection_output::DetectionOutput = "DetectionOutput";
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
+    elu::Elu = "ELU";
+    embed::Embed = "Embed";
+    euclidean_loss::EuclideanLoss = "EuclideanLoss";
     exp::Exp = "Exp";
+    filter::Filter = "Filter";
     flatten::Flatten = "Flatten";
     hdf5_data::Hdf5Data = "HDF5Data";
+    hdf5_output::Hdf5Output = "HDF5Output";
+    hinge_loss::HingeLoss = "HingeLoss";
     image_data::ImageData = "ImageData";
+    infogain_loss::InfogainLoss = "InfogainLoss";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
     log::Log = "Log";
     lrn::Lrn = "LRN";
+    lstm::Lstm = "LSTM";
+    lstm_unit::LstmUnit = "LSTMUnit";
     memory_data::MemoryData = "MemoryData";
+    multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss";
+    mvn::Mvn = "MVN";
+    pad::Pad = "Pad";
+    parameter::Parameter = "Parameter";
+    permute::Permute = "Permute" | "Transpose";
     pooling::Pooling = "Pooling";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     prior_box::PriorBox = "PriorBox";
+    proposal::Proposal = "Proposal";
+    psroi_pooling::PsRoiPooling = "PSROIPooling";
+    python::Python = "Python";
+    reduction::Reduction = "Reduction";
     relu::Relu = "ReLU";
+    reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
+    reverse::Reverse = "Reverse" | "Flip";
+    rnn::Rnn = "RNN";
+    roi_align::RoiAlign = "ROIAlign";
+    roi_pooling::RoiPooling = "ROIPooling";
     scale::Scale = "Scale";
+    scale_route::ScaleRoute = "ScaleRoute";
+    shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
+    sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";
     silence::Silence = "Silence";
     slice::Slice = "Slice";
+    smooth_l1_loss::SmoothL1Loss = "SmoothL1Loss";
     softmax::Softmax = "Softmax";
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
+    spp::Spp = "SPP";
+    squeeze::Squeeze = "Squeeze";
+    swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
     window_data::WindowData = "WindowData";
+    yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput";
+    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput";
+}
+
+/// See [`Layer::claims`].
+fn check_claims(param: &LayerParameter, claims: &[&str], cx: &Cx) -> Result<()> {
+    let told = |field: forks::OfFork| {
+        let value = field.value.map_or(String::new(), |v| format!(": {v}"));
+        let message = format!("`{}{value}` of the fork {}", field.path, field.fork);
+        cx.unsupported(&field.path, message)
+    };
+    let unclaimed = forks::unclaimed(param, claims).into_iter();
+    Errors::none_or(unclaimed.map(told).collect(), ())
 }
 
 fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
@@ -578,5 +670,17 @@ fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
     match did_you_mean(name, TYPES.iter().copied()) {
         Some(known) => d.help(format!("did you mean `{known}`?")),
         None => d,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_is_a_forks() {
+        for claim in all_claims() {
+            assert!(forks::fork_of(claim).is_some(), "{claim}");
+        }
     }
 }

@@ -177,6 +177,10 @@ fn refuse_unknown(p: &PriorBoxParameter, cx: &Cx) -> Result<()> {
 }
 
 impl Layer for PriorBox {
+    fn claims() -> &'static [&'static str] {
+        &["prior_box_param"]
+    }
+
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 1..=1)?;
         cx.not_in_place()?;

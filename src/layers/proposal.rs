@@ -14,7 +14,6 @@
 use super::boxes::routine as boxes;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
-use crate::frontend::forks::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
 use crate::leaf::math;
@@ -81,7 +80,7 @@ impl Layer for Proposal {
             || p.max_rois.is_some()
             || p.rpn_min_size.is_some()
             || p.rpn_nms_thresh.is_some();
-        let synopsys = of_synopsys || cx.dialect == Some(Dialect::Synopsys);
+        let synopsys = of_synopsys;
         let stride = positive("feat_stride", p.feat_stride())?;
         let before = positive("pre_nms_topn", p.pre_nms_topn())?;
         if synopsys {
@@ -201,7 +200,8 @@ mod routine {
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
         let [height, width, stride] = [sizes[0], sizes[1], sizes[2]];
-        let [before, after, synopsys] = [sizes[3], sizes[4], sizes[5] == 1];
+        let [before, after] = [sizes[3], sizes[4]];
+        let synopsys = sizes[5] == 1;
         let anchors = &values[2..];
         let (each, cells) = (anchors.len() / 4, height * width);
         let picture = bottoms[2];

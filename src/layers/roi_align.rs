@@ -8,7 +8,6 @@
 use super::roi_pooling::{pooled, regions};
 use super::{Cx, Layer};
 use crate::diag::Result;
-use crate::frontend::forks::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
@@ -28,10 +27,6 @@ impl Layer for RoiAlign {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 1..=1)?;
         cx.not_in_place()?;
-        if cx.dialect == Some(Dialect::Synopsys) {
-            let message = "the fork Synopsys has another layer under the name ROIAlign";
-            return Err(cx.unsupported("type", message).into());
-        }
         let p = param.roi_pooling_param.clone().unwrap_or_default();
         Ok(RoiAlign {
             pooled: pooled(&p, cx)?,

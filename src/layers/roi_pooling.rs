@@ -10,7 +10,6 @@
 use super::boxes::routine as boxes;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
-use crate::frontend::forks::Dialect;
 use crate::frontend::proto::{LayerParameter, RoiPoolingParameter};
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
@@ -53,12 +52,10 @@ impl Layer for RoiPooling {
         cx.counts(2..=2, 1..=1)?;
         cx.not_in_place()?;
         let p = param.roi_pooling_param.clone().unwrap_or_default();
-        let jolibrain = cx.dialect == Some(Dialect::Jolibrain);
-        let default = if jolibrain { -1.0 } else { 1.0 };
-        let scale = p.spatial_scale.unwrap_or(default);
+        let scale = p.spatial_scale.unwrap_or(1.0);
         Ok(RoiPooling {
             pooled: pooled(&p, cx)?,
-            scale: (!jolibrain || scale != -1.0).then_some(scale),
+            scale: Some(scale),
             pad_ratio: p.pad_ratio(),
         })
     }

@@ -1,5 +1,8 @@
 //! What the detections of YOLO layers share: suppression and rows.
 
+use super::boxes::routine as boxes;
+use crate::leaf::math;
+
 /// Pasted into emitted source.
 pub mod routine {
     use super::boxes::{descending, keep, nothing, ranked_by, write_rows};
@@ -32,23 +35,45 @@ pub mod routine {
             high - low
         };
         let [width, height] = [along(0), along(1)];
-        let both = if width < 0.0 || height < 0.0 { 0.0 } else { width * height };
+        let both = if width < 0.0 || height < 0.0 {
+            0.0
+        } else {
+            width * height
+        };
         both / (a[2] * a[3] + b[2] * b[3] - both)
     }
 
     // One list of all images and classes: best first, of those that overlap the best.
     pub fn write(found: &[Found], threshold: f32, images: usize, tops: &mut [&mut [f32]]) {
-        let order = ranked_by(found.len(), |a, b| descending(found[a].score, found[b].score));
-        let suppresses = |a: usize, b: usize| overlap(&found[a].place, &found[b].place) >= threshold;
+        let order = ranked_by(found.len(), |a, b| {
+            descending(found[a].score, found[b].score)
+        });
+        let suppresses =
+            |a: usize, b: usize| overlap(&found[a].place, &found[b].place) >= threshold;
         let row = |i: usize| {
-            let Found { place, score, class } = &found[i];
+            let Found {
+                place,
+                score,
+                class,
+            } = &found[i];
             let side = |axis: usize, sign: f64| {
                 (f64::from(place[axis]) + sign * (f64::from(place[axis + 2]) / 2.0)) as f32
             };
             let label = (class + 1) as f32;
-            vec![0.0, label, *score, side(0, -1.0), side(1, -1.0), side(0, 1.0), side(1, 1.0)]
+            vec![
+                0.0,
+                label,
+                *score,
+                side(0, -1.0),
+                side(1, -1.0),
+                side(0, 1.0),
+                side(1, 1.0),
+            ]
         };
-        let mut rows: Vec<Vec<f32>> = keep(&order, usize::MAX, suppresses).into_iter().map(row).collect();
+        let mut rows: Vec<Vec<f32>> = keep(&order, usize::MAX, suppresses)
+            .into_iter()
+            .map(row)
+            .collect();
         if rows.is_empty() {
             rows = nothing(images, 7);
         }

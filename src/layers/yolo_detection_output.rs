@@ -7,7 +7,6 @@
 //!
 //! Of each box only the best class counts, by a softmax over classes.
 
-use super::boxes::routine as boxes;
 use super::yolo::routine as yolo;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;

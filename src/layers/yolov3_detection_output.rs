@@ -9,13 +9,11 @@
 //! All images and classes are one list, and suppress each other. Of equal scores the
 //! first comes first; Caffe leaves it to its C++ library among more than 16.
 
-use super::boxes::routine as boxes;
 use super::yolo::routine as yolo;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
-use crate::leaf::math;
 use crate::leaf::routine::Call;
 
 #[derive(Clone, Debug)]

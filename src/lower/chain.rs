@@ -217,7 +217,7 @@ fn node_macs(graph: &Graph, node: &Node) -> u64 {
 
 fn spec(graph: &Graph, node: &Node) -> Result<Conv> {
     match &node.op {
-        Op::Convolution(layer) => layer.conv(graph, node, 0),
+        Op::Convolution(layer) => Ok(layer.conv(graph, node, 0)),
         other => Err(Diagnostic::unsupported(format!("{} in a chain", other.type_name())).into()),
     }
 }

@@ -35,8 +35,7 @@ pub fn placements(graph: &Graph) -> Vec<Option<(BlobId, usize)>> {
 /// last bottom is made of whole channel blocks.
 fn block_starts(graph: &Graph, node: &Node, axis: i32) -> Option<Vec<usize>> {
     let shapes = graph.bottom_shapes(node);
-    let axes = shapes[0].len();
-    let on_channels = shapes[0].axis(axis) == Ok(1) && (2..=4).contains(&axes);
+    let on_channels = shapes[0].axis(axis) == Ok(1);
     if !on_channels || shapes.iter().any(|s| s.count() == 0) {
         return None;
     }

@@ -5,23 +5,27 @@ use super::grid::{self, Grid, grids};
 use super::product::{EpilogueAddrs, pack_weights};
 use super::source::{Source, source};
 use super::tile::TileCall;
-use super::view::{Blocked, Halo};
+use super::view::{Blocked, Halo, Maps};
 use crate::diag::Result;
 use crate::ir::{BlobId, Graph, Node, ParamId};
 use crate::kernel::{Addr, Affine, BufferId, Region};
 use crate::leaf::BLOCK;
 
-/// A two-dimensional convolution of one bottom into one top.
+/// A convolution of one bottom into one top.
 #[derive(Clone, Debug)]
 pub struct Conv {
     pub src: BlobId,
     pub dst: BlobId,
+    /// The axis of the channels; what comes before are items that do not meet.
+    pub axis: usize,
     pub weights: ParamId,
     pub strides: WeightStrides,
     pub bias: Option<ParamId>,
     pub inputs: usize,
     pub outputs: usize,
     pub group: usize,
+    /// Spatial axes before height and width, outermost first.
+    pub outer: Vec<Axis>,
     /// Height, then width.
     pub kernel: [usize; 2],
     pub stride: [usize; 2],
@@ -29,9 +33,36 @@ pub struct Conv {
     pub dilation: [usize; 2],
 }
 
+/// A spatial axis before height and width: a blob has a slice of channels, rows and
+/// columns for each place on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Axis {
+    pub input: usize,
+    pub output: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub pad: usize,
+    pub dilation: usize,
+}
+
+impl Axis {
+    /// Slices that windows reach beyond the bottom: before it and after it.
+    pub fn reach(&self) -> (usize, usize) {
+        let &Axis {
+            input,
+            output,
+            kernel,
+            stride,
+            pad,
+            dilation,
+        } = self;
+        reach(input, output, kernel, stride, pad, dilation)
+    }
+}
+
 /// Where the weight of (group g, output o of it, input i of it, row y, column x) lies
 /// in a parameter: `base + g·group + o·output + i·input + y·row + x·column`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightStrides {
     pub base: isize,
     pub group: usize,
@@ -42,7 +73,8 @@ pub struct WeightStrides {
 }
 
 impl WeightStrides {
-    /// Caffe's `[outputs][inputs / group][kh][kw]`.
+    /// Caffe's `[outputs][inputs / group][rows][columns]`; kernel axes before the height
+    /// are more rows.
     pub fn convolution(
         outputs_per_group: usize,
         inputs_per_group: usize,
@@ -59,7 +91,7 @@ impl WeightStrides {
         }
     }
 
-    /// Caffe's `[inputs][outputs / group][kh][kw]`, turned by 180°.
+    /// Caffe's `[inputs][outputs / group][rows][columns]`, turned round on every axis.
     pub fn deconvolution(
         outputs_per_group: usize,
         inputs_per_group: usize,
@@ -134,9 +166,16 @@ impl Conv {
         self.group > 1 && self.group == self.inputs && self.group == self.outputs
     }
 
+    /// Rows and columns of the kernel, with the slices of it one below the other.
+    pub fn kernel_plane(&self) -> [usize; 2] {
+        let slices: usize = self.outer.iter().map(|axis| axis.kernel).product();
+        [slices * self.kernel[0], self.kernel[1]]
+    }
+
     /// Products in the sum of one output.
     pub fn sums(&self) -> usize {
-        self.inputs / self.group * self.kernel[0] * self.kernel[1]
+        let [rows, columns] = self.kernel_plane();
+        self.inputs / self.group * rows * columns
     }
 
     pub fn is_pointwise(&self) -> bool {
@@ -170,15 +209,22 @@ pub fn convolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
 }
 
 pub fn describe(what: &str, b: &Builder, conv: &Conv) -> String {
-    let [kh, kw] = conv.kernel;
-    let mut text = format!("{what} {kh}x{kw}");
-    for (name, [h, w], default) in [
-        ("stride", conv.stride, 1),
-        ("pad", conv.pad, 0),
-        ("dilation", conv.dilation, 1),
+    let sizes = |of: fn(&Axis) -> usize, plane: [usize; 2]| -> Vec<usize> {
+        conv.outer.iter().map(of).chain(plane).collect()
+    };
+    let product = |sizes: Vec<usize>| -> String {
+        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+        sizes.join("x")
+    };
+    let kernel = product(sizes(|axis| axis.kernel, conv.kernel));
+    let mut text = format!("{what} {kernel}");
+    for (name, sizes, default) in [
+        ("stride", sizes(|axis| axis.stride, conv.stride), 1),
+        ("pad", sizes(|axis| axis.pad, conv.pad), 0),
+        ("dilation", sizes(|axis| axis.dilation, conv.dilation), 1),
     ] {
-        if [h, w] != [default, default] {
-            text += &format!(" {name} {h}x{w}");
+        if sizes.iter().any(|&size| size != default) {
+            text += &format!(" {name} {}", product(sizes));
         }
     }
     if conv.group > 1 {
@@ -203,12 +249,25 @@ pub fn finish(
         true => Some(b.blocked(*node.bottoms.last().expect("a residual is a bottom"))?),
         false => None,
     };
-    let dst = b.alloc_blocked(conv.dst)?;
+    let dst = match conv.axis {
+        1 => b.alloc_blocked(conv.dst)?,
+        axis => {
+            let name = format!("{} blocked", b.graph[conv.dst].name);
+            let maps = Maps::of(b.graph.shape(conv.dst), axis);
+            b.new_maps(&name, maps, Halo::default())?
+        }
+    };
     let grids = grids(b, conv, &source, &dst, residual.as_ref());
     let regions = regions(b, node, conv, &source, &dst, residual.as_ref(), &grids)?;
     let outputs = (dst.n * dst.h * dst.w * conv.outputs) as u64;
     let macs = outputs * conv.sums() as u64;
     b.step(node.layers.clone(), about, regions, macs, b.traffic(node));
+    if conv.axis != 1 {
+        let plain = b.alloc_plain(conv.dst)?;
+        let regions = b.to_plain(&dst, plain);
+        let traffic = 8 * b.graph.shape(conv.dst).count() as u64;
+        b.step(node.layers.clone(), "blocked to plain", regions, 0, traffic);
+    }
     Ok(())
 }
 

@@ -5,12 +5,15 @@ use super::conv::Conv;
 use super::source::Source;
 use super::tile::{self, TileCall, TileKind};
 use super::view::Blocked;
-use crate::kernel::{Addr, Region};
+use crate::kernel::{Addr, Region, Var};
 use crate::leaf::BLOCK;
 
 /// How the outputs of a convolution are laid out as lines of pixels.
 pub struct Grid {
     pub images: usize,
+    /// Slices of an item, by axes: how many, and strides of source, destination and
+    /// residual.
+    pub slices: Vec<(usize, [i64; 3])>,
     pub lines: usize,
     pub pixels: usize,
     /// Of source, destination and residual: first element, stride of images, of lines.
@@ -35,9 +38,17 @@ pub fn grids(
     dst: &Blocked,
     residual: Option<&Blocked>,
 ) -> Vec<Grid> {
-    let line = |view: Option<&Blocked>| view.map_or([0; 3], |v| [v.base, v.image, v.row]);
+    let line = |view: Option<&Blocked>| view.map_or([0; 3], |v| [v.base, v.item(), v.row]);
+    let mut slices = Vec::new();
+    let mut inner = dst.slices;
+    for &(outputs, step) in &source.outer {
+        inner /= outputs;
+        let stride = |view: Option<&Blocked>| view.map_or(0, |v| inner as i64 * v.image);
+        slices.push((outputs, [step, stride(Some(dst)), stride(residual)]));
+    }
     let whole = Grid {
-        images: dst.n,
+        images: dst.items(),
+        slices,
         lines: dst.h,
         pixels: dst.w,
         src: [source.base, source.image, source.line],
@@ -49,7 +60,12 @@ pub fn grids(
     };
     let flat = |v: &Blocked| v.is_flat();
     let source_is_flat = source.row == (dst.w * BLOCK) as i64 || dst.h == 1;
-    if dst.h * dst.w == 1 && dst.n > 1 && residual.is_none_or(|r| r.image == dst.image) {
+    let pixel = dst.slices * dst.h * dst.w == 1;
+    // Inside one blob, images of source and destination lie between each other.
+    let apart = [Some(source.buffer), residual.map(|r| r.buffer)]
+        .iter()
+        .all(|&buffer| buffer != Some(dst.buffer));
+    if pixel && dst.n > 1 && apart && residual.is_none_or(|r| r.image == dst.image) {
         return vec![batch_grid(whole)];
     }
     let pointwise = conv.is_pointwise() && source.kind == TileKind::Blocked;
@@ -85,6 +101,7 @@ fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
             dst: lines(grid.dst),
             residual: lines(grid.residual),
             line_bytes: grid.line_bytes / grid.pixels * mr,
+            slices: grid.slices.clone(),
             ..grid
         });
         first += mr * count;
@@ -107,32 +124,39 @@ pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> 
                 continue;
             }
             let (image, chunk, tile, line) = (b.var(), b.var(), b.var(), b.var());
-            let along = |addr: &Addr, [_, images, line_stride]: [i64; 3]| {
+            let slices: Vec<Var> = grid.slices.iter().map(|_| b.var()).collect();
+            let along = |addr: &Addr, which: usize, [_, images, line_stride]: [i64; 3]| {
                 let offset = addr.offset.clone();
-                let offset = offset
+                let mut offset = offset
                     .offset(first_line as i64 * line_stride)
                     .plus(image, images)
                     .plus(chunk, lines as i64 * line_stride)
                     .plus(line, line_stride);
+                for (&var, (_, strides)) in slices.iter().zip(&grid.slices) {
+                    offset = offset.plus(var, strides[which]);
+                }
                 Addr {
                     buffer: addr.buffer,
                     offset,
                 }
             };
             let moved = TileCall {
-                src: along(&call.src, grid.src),
-                residual: call.residual.as_ref().map(|r| along(r, grid.residual)),
-                dst: along(&call.dst, grid.dst),
+                src: along(&call.src, 0, grid.src),
+                residual: call.residual.as_ref().map(|r| along(r, 2, grid.residual)),
+                dst: along(&call.dst, 1, grid.dst),
                 ..call.clone()
             };
+            let extents = grid.slices.iter().map(|&(extent, _)| extent as u32);
+            let mut tasks = vec![(image, grid.images as u32)];
+            tasks.extend(slices.iter().copied().zip(extents));
+            tasks.extend([
+                (chunk, chunks as u32),
+                (tile, tiles as u32),
+                (line, lines as u32),
+            ]);
             let moved = moved.blocks_on(first_block, tile, nb);
             regions.push(Region {
-                tasks: vec![
-                    (image, grid.images as u32),
-                    (chunk, chunks as u32),
-                    (tile, tiles as u32),
-                    (line, lines as u32),
-                ],
+                tasks,
                 body: b.line(&moved, grid.pixels, nb),
                 cost: line_cost(call, grid.pixels, nb),
             });

@@ -1,8 +1,7 @@
 //! Inner product, as a convolution whose kernel is the whole map.
 
 use super::Builder;
-use super::conv::{Conv, WeightStrides, finish, regions};
-use super::grid::grids;
+use super::conv::{Conv, WeightStrides, finish};
 use super::source::Source;
 use super::view::{Blocked, Halo, pixels};
 use crate::diag::Result;
@@ -20,8 +19,11 @@ pub fn inner_product(
 ) -> Result<()> {
     let shape = b.graph.shape(src).clone();
     let inputs = shape.count_of(axis..shape.len());
-    let maps = b.dims4(src).filter(|_| axis == 1);
-    let [m, c, h, w] = maps.unwrap_or([shape.count_of(0..axis), inputs, 1, 1]);
+    let maps = b.maps(src).filter(|maps| axis == 1 && maps.slices == 1);
+    let (m, [c, h, w]) = match maps {
+        Some(maps) => (maps.items, [maps.c, maps.h, maps.w]),
+        None => (shape.count_of(0..axis), [inputs, 1, 1]),
+    };
     let view = match maps {
         Some(_) => b.blocked(src)?,
         None => matrix(b, src, m, inputs)?,
@@ -39,43 +41,22 @@ pub fn inner_product(
     let conv = Conv {
         src,
         dst,
+        axis,
         weights,
         strides,
         bias,
         inputs: c,
         outputs,
         group: 1,
+        outer: Vec::new(),
         kernel: [h, w],
         stride: [1, 1],
         pad: [0, 0],
         dilation: [1, 1],
     };
-    let source = Source::blocked(&view, &conv);
+    let source = Source::blocked(&view, &[], &conv);
     let about = format!("inner product: {m}x{inputs} -> {m}x{outputs}");
-    if axis == 1 {
-        return finish(b, node, &conv, source, &about);
-    }
-    let name = format!("{} matrix", b.graph[dst].name);
-    let result = b.new_blocked(&name, [m, outputs, 1, 1], Halo::default())?;
-    let grids = grids(b, &conv, &source, &result, None);
-    let regions = regions(b, node, &conv, &source, &result, None, &grids)?;
-    b.step(
-        node.layers.clone(),
-        about,
-        regions,
-        (m * inputs * outputs) as u64,
-        b.traffic(node),
-    );
-    let plain = b.alloc_plain(dst)?;
-    let regions = b.to_plain(&result, plain);
-    b.step(
-        node.layers.clone(),
-        "blocked to plain",
-        regions,
-        0,
-        8 * (m * outputs) as u64,
-    );
-    Ok(())
+    finish(b, node, &conv, source, &about)
 }
 
 /// A blob as a dense `m × k` matrix of pixels with `k` channels.

@@ -38,7 +38,7 @@ pub fn pointwise(b: &mut Builder, node: &Node, expr: &Pointwise) -> Result<()> {
 fn can_block(b: &Builder, node: &Node, top: BlobId, expr: &Pointwise) -> bool {
     let shape = b.graph.shape(top);
     let full = |&&bottom: &&BlobId| b.graph.shape(bottom) == shape;
-    b.dims4(top).is_some()
+    b.maps(top).is_some()
         && node
             .bottoms
             .iter()
@@ -48,7 +48,7 @@ fn can_block(b: &Builder, node: &Node, top: BlobId, expr: &Pointwise) -> bool {
             Pointwise::Broadcast(v) => v.values.len() == 1 || (v.axis, v.axes) == (1, 1),
             Pointwise::BottomAt { bottom, axis } => {
                 let small = b.graph.shape(node.bottoms[*bottom]);
-                *axis == 0 && small.len() == 2
+                *axis == 0 && small.len() == 2 && shape.len() <= 4
             }
             _ => true,
         })

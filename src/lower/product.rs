@@ -119,7 +119,7 @@ pub fn pack_weights(
         outputs_per_group: conv.outputs / conv.group,
         inputs_per_group: conv.inputs / conv.group,
         outputs: conv.outputs,
-        kernel: conv.kernel,
+        kernel: conv.kernel_plane(),
         order,
         scale: node.epilogue.scale.clone(),
     };

@@ -31,7 +31,43 @@ impl Halo {
     }
 }
 
-/// NCHW16c, `n × c × h × w`; strides in elements; pixels are 16 apart.
+/// Sizes of a blob as maps: items × channels × slices × rows × columns. What lies
+/// between channels and rows are slices; the maps of one slice are an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maps {
+    pub items: usize,
+    pub c: usize,
+    pub slices: usize,
+    pub h: usize,
+    pub w: usize,
+}
+
+impl Maps {
+    /// A blob whose channels lie along `axis`.
+    pub fn of(shape: &[usize], axis: usize) -> Maps {
+        let spatial = &shape[axis + 1..];
+        let (slices, plane) = spatial.split_at(spatial.len().saturating_sub(2));
+        let size = |i: usize| plane.get(i).copied().unwrap_or(1);
+        Maps {
+            items: shape[..axis].iter().product(),
+            c: shape[axis],
+            slices: slices.iter().product(),
+            h: size(0),
+            w: size(1),
+        }
+    }
+
+    fn images(self) -> usize {
+        self.items.saturating_mul(self.slices)
+    }
+
+    fn is_pixel(self) -> bool {
+        self.slices * self.h * self.w == 1
+    }
+}
+
+/// NCHW16c, `n × c × h × w`; strides in elements; pixels are 16 apart. The slices of an
+/// item are images that follow each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocked {
     pub buffer: BufferId,
@@ -41,6 +77,8 @@ pub struct Blocked {
     pub block: i64,
     pub row: i64,
     pub n: usize,
+    /// Images of an item.
+    pub slices: usize,
     pub c: usize,
     pub h: usize,
     pub w: usize,
@@ -50,6 +88,15 @@ pub struct Blocked {
 impl Blocked {
     pub fn blocks(&self) -> usize {
         self.c.div_ceil(BLOCK)
+    }
+
+    pub fn items(&self) -> usize {
+        self.n / self.slices.max(1)
+    }
+
+    /// From one item to the next.
+    pub fn item(&self) -> i64 {
+        self.image * self.slices as i64
     }
 
     /// Rows follow each other without a gap.
@@ -65,6 +112,13 @@ impl Blocked {
     }
 }
 
+/// Loops over the maps of a blob in both layouts.
+struct Walk {
+    tasks: Vec<(Var, u32)>,
+    plain: Affine,
+    blocked: Affine,
+}
+
 /// Dense row-major from `base` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain {
@@ -73,10 +127,10 @@ pub struct Plain {
 }
 
 impl Builder<'_> {
-    /// The blob as N × C × H × W if it can be blocked: 2 to 4 axes.
-    pub fn dims4(&self, blob: BlobId) -> Option<[usize; 4]> {
+    /// The blob as maps with channels along axis 1, if it has one: then it can be blocked.
+    pub fn maps(&self, blob: BlobId) -> Option<Maps> {
         let shape = self.graph.shape(blob);
-        if shape.len() < 2 { None } else { shape.nchw() }
+        (shape.len() > 1).then(|| Maps::of(shape, 1))
     }
 
     pub fn has_blocked(&self, blob: BlobId) -> bool {
@@ -108,7 +162,7 @@ impl Builder<'_> {
     /// A new blocked place for a blob, inside its parent if it has one, with the halo
     /// that its readers want. Panics if the blob cannot be blocked.
     pub fn alloc_blocked(&mut self, blob: BlobId) -> Result<Blocked> {
-        let [n, c, h, w] = self.dims4(blob).expect("a blob of 2 to 4 axes");
+        let maps = self.maps(blob).expect("a blob of two axes or more");
         let view = match self.inside[blob.0 as usize] {
             Some((parent, first_channel)) => {
                 let parent = match self.blocked[parent.0 as usize] {
@@ -116,16 +170,25 @@ impl Builder<'_> {
                     None => self.alloc_blocked(parent)?,
                 };
                 let base = parent.base + (first_channel / BLOCK) as i64 * parent.block;
+                let c = maps.c;
                 Blocked { base, c, ..parent }
             }
             None => {
                 let halo = self.halos[blob.0 as usize];
                 let name = self.graph[blob].name.clone();
-                self.new_blocked(&name, [n, c, h, w], halo)?
+                self.new_maps(&name, maps, halo)?
             }
         };
         self.blocked[blob.0 as usize] = Some(view);
         Ok(view)
+    }
+
+    /// [`Builder::new_blocked`] for items that may have slices.
+    pub fn new_maps(&mut self, name: &str, maps: Maps, halo: Halo) -> Result<Blocked> {
+        let dims = [maps.images(), maps.c, maps.h, maps.w];
+        let view = self.new_blocked(name, dims, halo)?;
+        let slices = maps.slices;
+        Ok(Blocked { slices, ..view })
     }
 
     /// A blocked buffer in the arena; its halo is zeroed by the next step.
@@ -151,6 +214,7 @@ impl Builder<'_> {
             block: block as i64,
             row: row as i64,
             n,
+            slices: 1,
             c,
             h,
             w,
@@ -216,29 +280,29 @@ impl Builder<'_> {
     }
 
     /// The blob's blocked view; converts from plain if there is none yet.
-    /// Errors: `Unsupported` for blobs of less than 2 or more than 4 axes.
+    /// Errors: `Unsupported` for blobs of less than 2 axes.
     pub fn blocked(&mut self, blob: BlobId) -> Result<Blocked> {
         if let Some(view) = self.blocked[blob.0 as usize] {
             return Ok(view);
         }
-        let Some([n, c, h, w]) = self.dims4(blob) else {
+        let Some(maps) = self.maps(blob) else {
             let shape = self.graph.shape(blob);
-            let message = format!("a bottom of shape {shape} (only 2 to 4 axes)");
+            let message = format!("a bottom of shape {shape} (only 2 axes and more)");
             return Err(Diagnostic::unsupported(message).into());
         };
         let src = self.plain[blob.0 as usize].expect("a blob is made before it is read");
         let halo = self.halos[blob.0 as usize];
-        if h * w == 1 && c % BLOCK == 0 && halo == Halo::default() {
-            let view = pixels(src, n, c);
+        if maps.is_pixel() && maps.c % BLOCK == 0 && halo == Halo::default() {
+            let view = pixels(src, maps.items, maps.c);
             self.blocked[blob.0 as usize] = Some(view);
             return Ok(view);
         }
         let name = format!("{} blocked", self.graph[blob].name);
-        let view = self.new_blocked(&name, [n, c, h, w], halo)?;
+        let view = self.new_maps(&name, maps, halo)?;
         self.blocked[blob.0 as usize] = Some(view);
         let regions = self.to_blocked(src, &view);
         let layers = vec![self.graph[blob].name.clone()];
-        let traffic = 8 * (n * c * h * w) as u64;
+        let traffic = 8 * self.graph.shape(blob).count() as u64;
         self.step(layers, "plain to blocked", regions, 0, traffic);
         Ok(view)
     }
@@ -251,17 +315,13 @@ impl Builder<'_> {
             if blocks == 0 {
                 continue;
             }
-            let (image, block) = (self.var(), self.var());
-            let (plane, first) = (dst.h * dst.w, first as i64);
-            let from = Affine::constant(src.base + first * (BLOCK * plane) as i64)
-                .plus(image, (dst.c * plane) as i64)
-                .plus(block, (BLOCK * plane) as i64);
-            let to = dst.plane(image, block).offset(first * dst.block);
+            let walk = self.walk(dst, first, blocks, src.base);
+            let plane = dst.slices * dst.h * dst.w;
             let call = Stmt::Call {
                 leaf: Leaf::ToBlocked,
                 args: vec![
-                    self.at(src.buffer, from),
-                    self.at(dst.buffer, to),
+                    self.at(src.buffer, walk.plain),
+                    self.at(dst.buffer, walk.blocked),
                     Arg::Len(channels),
                     Arg::Len(dst.h),
                     Arg::Len(dst.w),
@@ -271,9 +331,9 @@ impl Builder<'_> {
                 ],
             };
             regions.push(Region {
-                tasks: vec![(image, dst.n as u32), (block, blocks as u32)],
+                tasks: walk.tasks,
                 body: vec![call],
-                cost: (plane * BLOCK) as u64 / 4 + 1,
+                cost: (dst.h * dst.w * BLOCK) as u64 / 4 + 1,
             });
         }
         regions
@@ -285,7 +345,8 @@ impl Builder<'_> {
             return Ok(view);
         }
         let src = self.blocked[blob.0 as usize].expect("a blob is made before it is read");
-        let dense = src.h * src.w == 1 && (src.n == 1 || src.image == src.c as i64);
+        let pixel = src.slices * src.h * src.w == 1;
+        let dense = pixel && (src.n == 1 || src.image == src.c as i64);
         if dense && self.output_index(blob).is_none() {
             let view = Plain {
                 buffer: src.buffer,
@@ -305,7 +366,7 @@ impl Builder<'_> {
     pub fn to_plain(&mut self, src: &Blocked, dst: Plain) -> Vec<Region> {
         let (whole, rest) = (src.c / BLOCK, src.c % BLOCK);
         let mut regions = Vec::new();
-        if src.h * src.w == 1 && src.block == BLOCK as i64 {
+        if src.slices * src.h * src.w == 1 && src.block == BLOCK as i64 {
             // A row of channels is one stretch in both.
             let image = self.var();
             let args = vec![
@@ -334,17 +395,13 @@ impl Builder<'_> {
             if blocks == 0 {
                 continue;
             }
-            let (image, block) = (self.var(), self.var());
-            let (plane, first) = (src.h * src.w, first as i64);
-            let to = Affine::constant(dst.base + first * (BLOCK * plane) as i64)
-                .plus(image, (src.c * plane) as i64)
-                .plus(block, (BLOCK * plane) as i64);
-            let from = src.plane(image, block).offset(first * src.block);
+            let walk = self.walk(src, first, blocks, dst.base);
+            let plane = src.slices * src.h * src.w;
             let call = Stmt::Call {
                 leaf: Leaf::ToPlain,
                 args: vec![
-                    self.at(src.buffer, from),
-                    self.at(dst.buffer, to),
+                    self.at(src.buffer, walk.blocked),
+                    self.at(dst.buffer, walk.plain),
                     Arg::Len(channels),
                     Arg::Len(src.h),
                     Arg::Len(src.w),
@@ -354,12 +411,56 @@ impl Builder<'_> {
                 ],
             };
             regions.push(Region {
-                tasks: vec![(image, src.n as u32), (block, blocks as u32)],
+                tasks: walk.tasks,
                 body: vec![call],
-                cost: (plane * BLOCK) as u64 / 4 + 1,
+                cost: (src.h * src.w * BLOCK) as u64 / 4 + 1,
             });
         }
         regions
+    }
+
+    /// Walks over the maps of a blocked view, block after block from number `first` on,
+    /// and over the same maps of a plain one that begins at `base`.
+    fn walk(&mut self, view: &Blocked, first: usize, blocks: usize, base: i64) -> Walk {
+        let (item, block) = (self.var(), self.var());
+        let map = view.h * view.w;
+        let plane = (view.slices * map) as i64;
+        let stride = BLOCK as i64 * plane;
+        let mut plain = Affine::constant(base + first as i64 * stride)
+            .plus(item, view.c as i64 * plane)
+            .plus(block, stride);
+        let mut blocked = Affine::constant(view.base + first as i64 * view.block)
+            .plus(item, view.item())
+            .plus(block, view.block);
+        let mut tasks = vec![(item, view.items() as u32), (block, blocks as u32)];
+        if view.slices > 1 {
+            let slice = self.var();
+            plain = plain.plus(slice, map as i64);
+            blocked = blocked.plus(slice, view.image);
+            tasks.insert(1, (slice, view.slices as u32));
+        }
+        Walk {
+            tasks,
+            plain,
+            blocked,
+        }
+    }
+
+    /// A blocked view of a blob whose channels lie along `axis`: the blob's own for axis
+    /// 1, else a copy with this halo.
+    pub fn blocked_at(&mut self, blob: BlobId, axis: usize, halo: Halo) -> Result<Blocked> {
+        if axis == 1 {
+            return self.blocked_with(blob, halo);
+        }
+        let src = self.plain(blob)?;
+        let name = format!("{} blocked", self.graph[blob].name);
+        let maps = Maps::of(self.graph.shape(blob), axis);
+        let view = self.new_maps(&name, maps, halo)?;
+        let regions = self.to_blocked(src, &view);
+        let layers = vec![self.graph[blob].name.clone()];
+        let traffic = 8 * self.graph.shape(blob).count() as u64;
+        self.step(layers, "plain to blocked", regions, 0, traffic);
+        Ok(view)
     }
 
     /// A blocked view with at least this halo: the blob's own or a copy.
@@ -369,7 +470,11 @@ impl Builder<'_> {
             return Ok(src);
         }
         let name = format!("{} padded", self.graph[blob].name);
-        let dst = self.new_blocked(&name, [src.n, src.c, src.h, src.w], halo)?;
+        let dims = [src.n, src.c, src.h, src.w];
+        let dst = Blocked {
+            slices: src.slices,
+            ..self.new_blocked(&name, dims, halo)?
+        };
         let region = self.copy_blocked(&src, &dst);
         let layers = vec![self.graph[blob].name.clone()];
         let traffic = 8 * (src.n * src.c * src.h * src.w) as u64;
@@ -401,10 +506,8 @@ impl Builder<'_> {
     /// Lets `top` be the same memory as `bottom`, which has as many elements in the
     /// same order (Flatten, Reshape, and one-bottom Concat).
     pub fn alias(&mut self, bottom: BlobId, top: BlobId) -> Result<()> {
-        let pixel = |d: Option<[usize; 4]>| d.filter(|d| d[2] * d[3] == 1).map(|d| (d[0], d[1]));
-        let (from, to) = (self.dims4(bottom), self.dims4(top));
-        let same =
-            from.is_some() && from == to || pixel(from).is_some() && pixel(from) == pixel(to);
+        let (from, to) = (self.maps(bottom), self.maps(top));
+        let same = from.is_some() && from == to;
         if let (Some(view), true) = (self.blocked[bottom.0 as usize], same)
             && view.halo.contains(self.halos[top.0 as usize])
         {
@@ -463,6 +566,7 @@ pub fn pixels(src: Plain, n: usize, c: usize) -> Blocked {
         block: BLOCK as i64,
         row: BLOCK as i64,
         n,
+        slices: 1,
         c,
         h: 1,
         w: 1,

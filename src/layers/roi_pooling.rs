@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(pool(&p, [0., -1e30, f32::NAN, 1e30, f32::NAN]).len(), 4);
         let p = param(None, 0.5, 1);
         assert_eq!(pool(&p, [0., 1., 1., 2., 2.]), [15.]);
-        assert_eq!(pool(&p, [0., 1., 1., 1., 1.]), [15.], "1.5 rounds to 2, 0.5 to 1");
+        assert_eq!(pool(&p, [0., 1., 1., 1., 1.]), [10.], "1.5 rounds to 2, 0.5 to 1");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl From<&StateArgs> for State {
             phase: args.phase.into(),
             level: args.level,
             stages: args.stages.clone(),
-            allow_mixed: args.allow_mixed,
+            reading: (&args.reading).into(),
         }
     }
 }
@@ -104,22 +104,26 @@ fn read_net_of(path: &Path, solver: SolverNet, sources: &mut Sources) -> Result<
     Ok(Model { name, sha256, net })
 }
 
-/// Where the net of a solver is: seen from the solver's folder, from here, or from a
-/// folder above the solver, since solvers are written to be used from Caffe's root.
-///
-/// Errors: `Open`.
-fn net_file(path: &Path, solver: &SolverNet) -> Result<PathBuf> {
-    let named = Path::new(&solver.file);
-    let mut folders = path.ancestors().skip(1);
+/// The file that the file `from` calls `name`: seen from its folder, from here, or from
+/// a folder above it, since such names are written to be used from Caffe's root.
+pub fn named_file(from: &Path, name: &str) -> Option<PathBuf> {
+    let mut folders = from.ancestors().skip(1);
     let beside = folders.next().unwrap_or(Path::new(""));
     let places = [beside, Path::new("")].into_iter().chain(folders);
-    let mut files = places.map(|folder| folder.join(named));
-    if let Some(file) = files.find(|file| file.is_file()) {
+    places
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Where the net of a solver is. Errors: `Open`.
+fn net_file(path: &Path, solver: &SolverNet) -> Result<PathBuf> {
+    if let Some(file) = named_file(path, &solver.file) {
         return Ok(file);
     }
     let message = format!("the solver's net `{}` is not there", solver.file);
     let error = Diagnostic::new(Kind::Open, message).at(solver.at);
-    let near = named.file_name().map(|name| beside.join(name));
+    let name = Path::new(&solver.file).file_name();
+    let near = name.map(|name| path.with_file_name(name));
     Err(match near.filter(|file| file.is_file()) {
         Some(near) => error.help(format!("{} is there: is it the net?", near.display())),
         None => error.help("it is looked for from the solver's folder, from here and from the folders above the solver"),
@@ -134,6 +138,7 @@ pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Opt
         batch,
         blobs: blobs.to_vec(),
         fed: None,
+        dialect: args.dialect,
         ..ir::Options::default()
     }
 }
@@ -165,7 +170,7 @@ pub fn note_stand_ins(args: &WeightArgs) {
 
 /// Gives the graph its parameters; tells what they come from, in one line.
 pub fn fill_weights(args: &WeightArgs, net: &NetArgs, graph: &mut Valid) -> Result<String> {
-    let allow_mixed = net.state.allow_mixed;
+    let allow_mixed = net.state.reading.allow_mixed;
     let progress = Progress::new("reading weights");
     let open = |path: &PathBuf| {
         let file = WeightsFile::open(path, allow_mixed)?;

@@ -10,8 +10,8 @@
 //! Of each class the boxes above `confidence_threshold` are taken, at most `top_k`, and
 //! of those that overlap the best; of each image the best `keep_top_k`. Caffe's order of
 //! equal scores among more than 16 at that last limit depends on its C++ library; here
-//! they keep theirs. A prior without extent, at which Caffe stops, gives a box without
-//! extent here.
+//! they keep theirs. Where sizes count, a prior without extent is an error, found when the
+//! net runs.
 
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
@@ -166,7 +166,8 @@ impl Layer for DetectionOutput {
         ];
         let values = vec![self.confidence, self.nms, self.eta, self.objectness];
         let routine = routine!("detection_output", "boxes", "math");
-        Some(Call::new(routine, sizes, values))
+        let call = Call::new(routine, sizes, values);
+        Some(call.faults(&["bottom 2 has a prior without width or height"]))
     }
 }
 
@@ -174,6 +175,7 @@ impl Layer for DetectionOutput {
 mod routine {
     use super::boxes::{descending, max, min, nothing, write_rows};
     use super::math::exp;
+    use std::cell::Cell;
 
     type Box = [f32; 4];
 
@@ -194,6 +196,10 @@ mod routine {
         };
         let [x, y] = [axis(0), axis(1)];
         [x[0], y[0], x[1], y[1]]
+    }
+
+    fn has_extent(b: &Box) -> bool {
+        b[2] - b[0] > 0.0 && b[3] - b[1] > 0.0
     }
 
     fn area(b: &Box) -> f32 {
@@ -253,6 +259,7 @@ mod routine {
             false => four(&bottoms[2][4 * priors..], i),
         };
         let places = if shared { 1 } else { classes };
+        let flat = Cell::new(false);
         let mut rows = Vec::new();
         for image in 0..images {
             let decoded = |place: usize| -> Vec<Box> {
@@ -262,6 +269,7 @@ mod routine {
                     if let Some(arm) = arm_places {
                         prior = decode(code, &prior, &variance(i), &arm[at..]);
                     }
+                    flat.set(flat.get() || code != 1 && !has_extent(&prior));
                     decode(code, &prior, &variance(i), &bottoms[0][at..])
                 };
                 (0..priors).map(one).collect()
@@ -281,7 +289,7 @@ mod routine {
                 let mut candidates: Vec<usize> = (0..priors).filter(above).collect();
                 candidates.sort_by(|&a, &b| descending(scores[a], scores[b]));
                 candidates.truncate(top_k);
-                if !shared && !candidates.is_empty() {
+                if !shared {
                     boxes = decoded(class);
                 }
                 for i in suppress(&boxes, &candidates, threshold, eta) {
@@ -300,6 +308,7 @@ mod routine {
             rows = nothing(images, 7);
         }
         tops[1][0] = write_rows(&rows, tops[0]);
+        tops[2][0] = f32::from(flat.get());
     }
 }
 

@@ -10,12 +10,13 @@
 
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::{LayerParameter, PriorBoxParameter};
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
 
-fn textboxes(_cx: &Cx) -> bool {
-    false
+fn textboxes(cx: &Cx) -> bool {
+    cx.dialect == Some(Dialect::TextBoxes)
 }
 
 /// One box of a cell. Corners lie half of `width` and `height` off its centre.

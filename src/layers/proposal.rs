@@ -14,6 +14,7 @@
 use super::boxes::routine as boxes;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
 use crate::leaf::math;
@@ -80,7 +81,7 @@ impl Layer for Proposal {
             || p.max_rois.is_some()
             || p.rpn_min_size.is_some()
             || p.rpn_nms_thresh.is_some();
-        let synopsys = of_synopsys;
+        let synopsys = of_synopsys || cx.dialect == Some(Dialect::Synopsys);
         let stride = positive("feat_stride", p.feat_stride())?;
         let before = positive("pre_nms_topn", p.pre_nms_topn())?;
         if synopsys {

@@ -4,11 +4,11 @@
 //! * bottoms: maps `N × (output_dim·group_size²) × H × W`; regions `R × 5`.
 //! * top `R × output_dim × group_size × group_size`; 0 where a part lies outside.
 //!
-//! Corners are rounded before they are scaled. A region of an image that is not there
-//! gives NaN.
+//! Corners are rounded before they are scaled. A region of an image that is not there is
+//! an error, found when the net runs.
 
 use super::boxes::routine as boxes;
-use super::roi_pooling::regions;
+use super::roi_pooling::{NO_IMAGE, regions};
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
@@ -57,11 +57,11 @@ impl Layer for PsRoiPooling {
         (bottom == 1 && axis == 0).then_some(0)
     }
 
-    fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let [images, channels, height, width] = bottoms[0].nchw()?;
         let sizes = vec![images, channels, height, width, self.group];
         let call = Call::new(routine!("psroi_pooling", "boxes"), sizes, vec![self.scale]);
-        Some(call.cut(tops[0][0]).whole(&[0]))
+        Some(call.faults(&[NO_IMAGE]))
     }
 }
 
@@ -69,16 +69,26 @@ impl Layer for PsRoiPooling {
 mod routine {
     use super::boxes::part;
 
-    // Of one region.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let [images, channels, height, width] = [sizes[0], sizes[1], sizes[2], sizes[3]];
-        let group = sizes[4];
-        let region = bottoms[1];
-        if !(region[0] as i32 >= 0 && (region[0] as usize) < images) {
-            tops[0].fill(f32::NAN);
-            return;
+        let len = sizes[1] * sizes[2] * sizes[3];
+        let [top, fault] = tops else { return };
+        fault[0] = 0.0;
+        let each = top.len() / (bottoms[1].len() / 5);
+        for (y, region) in top.chunks_exact_mut(each).zip(bottoms[1].chunks_exact(5)) {
+            if region[0] > -1.0 && region[0] < sizes[0] as f32 {
+                let maps = &bottoms[0][region[0] as usize * len..];
+                one(maps, region, y, sizes, values);
+            } else {
+                y.fill(f32::NAN);
+                fault[0] = 1.0;
+            }
         }
-        let maps = &bottoms[0][region[0] as usize * channels * height * width..];
+    }
+
+    // One region of the maps of its image.
+    fn one(maps: &[f32], region: &[f32], top: &mut [f32], sizes: &[usize], values: &[f32]) {
+        let [height, width] = [sizes[2], sizes[3]];
+        let group = sizes[4];
         let parts = |axis: usize, len: usize| -> Vec<std::ops::Range<usize>> {
             let first = region[1 + axis].round() * values[0];
             let end = (region[3 + axis].round() + 1.0) * values[0];
@@ -87,7 +97,7 @@ mod routine {
             (0..group).map(|i| part((bound(i), bound(i + 1)), 0, len)).collect()
         };
         let [rows, columns] = [parts(1, height), parts(0, width)];
-        for (i, y) in tops[0].iter_mut().enumerate() {
+        for (i, y) in top.iter_mut().enumerate() {
             let map = &maps[i * height * width..];
             let [rows, columns] = [&rows[i / group % group], &columns[i % group]];
             let mut sum = 0.0;

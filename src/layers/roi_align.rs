@@ -3,11 +3,13 @@
 //!
 //! * bottoms: maps `N × C × H × W`; regions `R × 5`.
 //! * top `R × C × (pooled_h + 1) × (pooled_w + 1)`; 0 more than half a cell outside, and
-//!   for regions without extent. A region of an image that is not there gives NaN.
+//!   for regions without extent. A region of an image that is not there is an error,
+//!   found when the net runs.
 
-use super::roi_pooling::{pooled, regions};
+use super::roi_pooling::{NO_IMAGE, pooled, regions};
 use super::{Cx, Layer};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
@@ -27,6 +29,10 @@ impl Layer for RoiAlign {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 1..=1)?;
         cx.not_in_place()?;
+        if cx.dialect == Some(Dialect::Synopsys) {
+            let message = "ROIAlign of the fork Synopsys, which is another layer";
+            return Err(cx.unsupported("type", message).into());
+        }
         let p = param.roi_pooling_param.clone().unwrap_or_default();
         Ok(RoiAlign {
             pooled: pooled(&p, cx)?,
@@ -47,13 +53,13 @@ impl Layer for RoiAlign {
         (bottom == 1 && axis == 0).then_some(0)
     }
 
-    fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let [images, channels, height, width] = bottoms[0].nchw()?;
         let [h, w] = self.pooled;
         let sizes = vec![images, channels, height, width, h, w];
         let values = vec![self.scale, self.pad_ratio];
         let call = Call::new(routine!("roi_align"), sizes, values);
-        Some(call.cut(tops[0][0]).whole(&[0]))
+        Some(call.faults(&[NO_IMAGE]))
     }
 }
 
@@ -62,15 +68,25 @@ mod routine {
     // Two neighbours, and the share of the second.
     type Sample = (usize, usize, f32);
 
-    // Of one region.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let [images, channels, height, width] = [sizes[0], sizes[1], sizes[2], sizes[3]];
-        let region = bottoms[1];
-        if !(region[0] as i32 >= 0 && (region[0] as usize) < images) {
-            tops[0].fill(f32::NAN);
-            return;
+        let len = sizes[1] * sizes[2] * sizes[3];
+        let [top, fault] = tops else { return };
+        fault[0] = 0.0;
+        let each = top.len() / (bottoms[1].len() / 5);
+        for (y, region) in top.chunks_exact_mut(each).zip(bottoms[1].chunks_exact(5)) {
+            if region[0] > -1.0 && region[0] < sizes[0] as f32 {
+                let maps = &bottoms[0][region[0] as usize * len..];
+                one(maps, region, y, sizes, values);
+            } else {
+                y.fill(f32::NAN);
+                fault[0] = 1.0;
+            }
         }
-        let maps = &bottoms[0][region[0] as usize * channels * height * width..];
+    }
+
+    // One region of the maps of its image.
+    fn one(maps: &[f32], region: &[f32], top: &mut [f32], sizes: &[usize], values: &[f32]) {
+        let [height, width] = [sizes[2], sizes[3]];
         // Where a sample lies outside there is none.
         let samples = |axis: usize, pooled: usize, len: usize| -> Vec<Option<Sample>> {
             let [from, to] = [region[1 + axis], region[3 + axis]];
@@ -90,7 +106,7 @@ mod routine {
         };
         let [rows, columns] = [samples(1, sizes[4], height), samples(0, sizes[5], width)];
         let each = rows.len() * columns.len();
-        for (i, y) in tops[0].iter_mut().enumerate() {
+        for (i, y) in top.iter_mut().enumerate() {
             let map = &maps[i / each * height * width..];
             let sample = (rows[i % each / columns.len()], columns[i % columns.len()]);
             *y = match sample {

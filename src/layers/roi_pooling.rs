@@ -5,11 +5,12 @@
 //! * top `R × C × pooled_h × pooled_w`; 0 where a part lies outside of the map.
 //!
 //! Without `spatial_scale` the regions are in cells, in jolibrain's fork in shares of
-//! the map. A region of an image that is not there, at which Caffe stops, gives NaN.
+//! the map. A region of an image that is not there is an error, found when the net runs.
 
 use super::boxes::routine as boxes;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::{LayerParameter, RoiPoolingParameter};
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
@@ -21,6 +22,9 @@ pub struct RoiPooling {
     scale: Option<f32>,
     pad_ratio: f32,
 }
+
+/// A fault of regions.
+pub const NO_IMAGE: &str = "bottom 1 has a region of an image that bottom 0 does not have";
 
 /// Height and width of what a region becomes.
 pub fn pooled(p: &RoiPoolingParameter, cx: &Cx) -> Result<[usize; 2]> {
@@ -52,10 +56,12 @@ impl Layer for RoiPooling {
         cx.counts(2..=2, 1..=1)?;
         cx.not_in_place()?;
         let p = param.roi_pooling_param.clone().unwrap_or_default();
-        let scale = p.spatial_scale.unwrap_or(1.0);
+        let jolibrain = cx.dialect == Some(Dialect::Jolibrain);
+        let default = if jolibrain { -1.0 } else { 1.0 };
+        let scale = p.spatial_scale.unwrap_or(default);
         Ok(RoiPooling {
             pooled: pooled(&p, cx)?,
-            scale: Some(scale),
+            scale: (!jolibrain || scale != -1.0).then_some(scale),
             pad_ratio: p.pad_ratio(),
         })
     }
@@ -72,7 +78,7 @@ impl Layer for RoiPooling {
         (bottom == 1 && axis == 0).then_some(0)
     }
 
-    fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let [images, channels, height, width] = bottoms[0].nchw()?;
         let [h, w] = self.pooled;
         let of_map = [width as f32, height as f32];
@@ -80,7 +86,7 @@ impl Layer for RoiPooling {
         values.push(self.pad_ratio);
         let sizes = vec![images, channels, height, width, h, w];
         let call = Call::new(routine!("roi_pooling", "boxes"), sizes, values);
-        Some(call.cut(tops[0][0]).whole(&[0]))
+        Some(call.faults(&[NO_IMAGE]))
     }
 }
 
@@ -88,16 +94,26 @@ impl Layer for RoiPooling {
 mod routine {
     use super::boxes::part;
 
-    // Of one region.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let [images, channels, height, width] = [sizes[0], sizes[1], sizes[2], sizes[3]];
-        let [pooled_h, pooled_w] = [sizes[4], sizes[5]];
-        let region = bottoms[1];
-        if !(region[0] as i32 >= 0 && (region[0] as usize) < images) {
-            tops[0].fill(f32::NAN);
-            return;
+        let len = sizes[1] * sizes[2] * sizes[3];
+        let [top, fault] = tops else { return };
+        fault[0] = 0.0;
+        let each = top.len() / (bottoms[1].len() / 5);
+        for (y, region) in top.chunks_exact_mut(each).zip(bottoms[1].chunks_exact(5)) {
+            if region[0] > -1.0 && region[0] < sizes[0] as f32 {
+                let maps = &bottoms[0][region[0] as usize * len..];
+                one(maps, region, y, sizes, values);
+            } else {
+                y.fill(f32::NAN);
+                fault[0] = 1.0;
+            }
         }
-        let maps = &bottoms[0][region[0] as usize * channels * height * width..];
+    }
+
+    // One region of the maps of its image.
+    fn one(maps: &[f32], region: &[f32], top: &mut [f32], sizes: &[usize], values: &[f32]) {
+        let [channels, height, width] = [sizes[1], sizes[2], sizes[3]];
+        let [pooled_h, pooled_w] = [sizes[4], sizes[5]];
         // First cell and number of cells along an axis.
         let extent = |axis: usize| {
             let [from, to] = [region[1 + axis], region[3 + axis]];
@@ -127,7 +143,7 @@ mod routine {
                             }
                         }
                     }
-                    tops[0][(c * pooled_h + ph) * pooled_w + pw] = largest;
+                    top[(c * pooled_h + ph) * pooled_w + pw] = largest;
                 }
             }
         }

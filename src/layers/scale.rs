@@ -145,7 +145,7 @@ impl Layer for Scale {
     }
 
     /// Item by item.
-    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
         (axis == 0 && !self.two_bottoms).then_some(0)
     }
 

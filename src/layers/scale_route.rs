@@ -5,7 +5,7 @@
 //!
 //! A region counts if the root of its area is at least `low_scale` and below
 //! `high_scale`; if none does, the one nearest to the middle of both, by logarithm.
-//! Where Caffe stops for there being none, the first counts here.
+//! That none has an area at all is an error, found when the net runs.
 
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
@@ -83,7 +83,8 @@ impl Layer for ScaleRoute {
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let values = vec![self.low, self.high, self.middle];
         let routine = routine!("scale_route", "math");
-        Some(Call::new(routine, vec![self.blobs, bottoms[0][0]], values))
+        let call = Call::new(routine, vec![self.blobs, bottoms[0][0]], values);
+        Some(call.faults(&["no region of bottom 0 has an area"]))
     }
 }
 
@@ -104,6 +105,7 @@ mod routine {
         let scales: Vec<f32> = regions.map(scale).collect();
         let inside = |&i: &usize| scales[i] >= values[0] && scales[i] < values[1];
         let mut chosen: Vec<usize> = (0..scales.len()).filter(inside).collect();
+        let mut none = false;
         if chosen.is_empty() {
             let mut nearest = (f64::from(f32::MAX), 0);
             for (i, &scale) in scales.iter().enumerate() {
@@ -113,8 +115,12 @@ mod routine {
                 }
             }
             chosen.push(nearest.1);
+            none = nearest.0 == f64::from(f32::MAX);
         }
-        let Some((count, tops)) = tops.split_last_mut() else { return };
+        let [tops @ .., count, fault] = tops else {
+            return;
+        };
+        fault[0] = f32::from(none);
         count[0] = chosen.len() as f32;
         for (top, blob) in tops.iter_mut().zip(blobs) {
             let row = blob.len() / sizes[1];

@@ -8,8 +8,7 @@
 //! Of mini-caffe (`ratio`, `scale`) a region below `min_size` gets a score of 0 and
 //! stays; equal scores come in the order of its quicksort. Of Synopsys (`anchor_ratio`
 //! and `anchor_scale` say how many) it goes, unless it is the last; of equal scores the
-//! last comes first, and those beyond `pre_nms_topn`, which Caffe leaves in the order of
-//! its C++ library, do not count.
+//! last comes first, and beyond the best `pre_nms_topn` the others follow unsorted.
 
 use super::boxes::routine as boxes;
 use super::{Cx, Layer, legacy};
@@ -139,7 +138,8 @@ impl Layer for Proposal {
             let message = "height, width and scale of the picture: 3 values";
             return Err(cx.invalid("bottom[2]", message).into());
         }
-        let rows = self.after.min(self.before).min(each * height * width).max(1);
+        let before = if self.synopsys { usize::MAX } else { self.before };
+        let rows = self.after.min(before).min(each * height * width).max(1);
         let mut tops = vec![vec![rows, 5]];
         if self.scores {
             tops.push(if self.synopsys { vec![rows, 1] } else { vec![rows] });
@@ -199,6 +199,30 @@ mod routine {
         }
     }
 
+    // In Synopsys' order: the best `most`, of equal scores the last first. Each of the
+    // others stands where it was, or where one stood that took its place among the best.
+    fn partly_ranked(regions: &[Region], most: usize) -> Vec<usize> {
+        let order = |a: usize, b: usize| descending(regions[a][4], regions[b][4]).then(b.cmp(&a));
+        let mut best: Vec<usize> = (0..regions.len().min(most)).collect();
+        best.sort_by(|&a, &b| order(a, b));
+        let mut others = Vec::new();
+        for i in best.len()..regions.len() {
+            match best.pop() {
+                Some(worst) if order(i, worst).is_lt() => {
+                    let at = best.partition_point(|&other| order(other, i).is_lt());
+                    best.insert(at, i);
+                    others.push(worst);
+                }
+                worst => {
+                    best.extend(worst);
+                    others.push(i);
+                }
+            }
+        }
+        best.extend(others);
+        best
+    }
+
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
         let [height, width, stride] = [sizes[0], sizes[1], sizes[2]];
         let [before, after] = [sizes[3], sizes[4]];
@@ -229,6 +253,7 @@ mod routine {
             ([x1, y1, x2, y2, score], fits)
         };
         let mut regions: Vec<Region> = Vec::new();
+        let candidates: Vec<usize>;
         if synopsys {
             for i in 0..each * cells {
                 let (region, fits) = region(i / cells, i % cells);
@@ -236,8 +261,7 @@ mod routine {
                     regions.push(region);
                 }
             }
-            regions.reverse();
-            regions.sort_by(|a, b| descending(a[4], b[4]));
+            candidates = partly_ranked(&regions, before);
         } else {
             for i in 0..each * cells {
                 let (mut region, fits) = region(i % each, i / each);
@@ -245,9 +269,8 @@ mod routine {
                 regions.push(region);
             }
             quicksort(&mut regions, before);
+            candidates = (0..regions.len().min(before)).collect();
         }
-        regions.truncate(before);
-        let candidates: Vec<usize> = (0..regions.len()).collect();
         let suppresses = |better: usize, other: usize| {
             let shared = overlap(&regions[better], &regions[other], 1.0);
             // They differ where it is no number.
@@ -364,7 +387,13 @@ mod tests {
             rpn_min_size: Some(0.),
             ..p
         };
-        assert_eq!(propose(p, [0.5, 0.75, 0.5], 1.).1, [0.75, 0.5, 0.5]);
+        assert_eq!(propose(p.clone(), [0.5, 0.75, 0.5], 1.).1, [0.75, 0.5, 0.5]);
+        let p = ProposalParameter {
+            pre_nms_topn: Some(1),
+            ..p
+        };
+        // The second takes the place of the first, then the third that of the second.
+        assert_eq!(propose(p, [0.25, 0.5, 0.75], 1.).1, [0.75, 0.25, 0.5]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! `y[o, p] = bias[o] + Σ_c,k w[o, c, k] · x[g·C/group + c, p·stride − pad + k·dilation]`
 //! with zeros outside of the bottom.
 
+use super::concat::axis_of;
 use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::{ConvolutionParameter, FillerParameter, LayerParameter};
@@ -344,6 +345,11 @@ impl Layer for Convolution {
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         self.tops(bottoms, self.resolve(&bottoms[0], conv_size), cx)
+    }
+
+    /// Along the batch axes.
+    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+        (axis < axis_of(self.axis, &bottoms[0])).then_some(axis)
     }
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {

@@ -42,6 +42,11 @@ impl Layer for Deconvolution {
         self.0.tops(bottoms, geometry, cx)
     }
 
+    /// Along the batch axes.
+    fn carries(&self, b: usize, axis: usize, bottoms: &[Shape], top: &Shape) -> Option<usize> {
+        self.0.carries(b, axis, bottoms, top)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
         self.0

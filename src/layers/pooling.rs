@@ -220,6 +220,11 @@ impl Layer for Pooling {
         Ok(vec![cx.locate("pooling_param", top)?; cx.tops])
     }
 
+    /// Item by item.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0).then_some(0)
+    }
+
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let g = self.geometry(&bottoms[0].shape);
         let plane = g.input[0] * g.input[1];

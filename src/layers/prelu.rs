@@ -33,6 +33,11 @@ impl Layer for PRelu {
         Ok(vec![bottoms[0].clone()])
     }
 
+    /// Item by item.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0).then_some(0)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let dims = if self.channel_shared {
             vec![]

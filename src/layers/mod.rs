@@ -514,7 +514,7 @@ layers! {
     bias::Bias = "Bias";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
-    convolution::Convolution = "Convolution";
+    convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
     data::Data = "Data";
     deconvolution::Deconvolution = "Deconvolution";
     dropout::Dropout = "Dropout";
@@ -529,7 +529,7 @@ layers! {
     log::Log = "Log";
     lrn::Lrn = "LRN";
     memory_data::MemoryData = "MemoryData";
-    pooling::Pooling = "Pooling";
+    pooling::Pooling = "Pooling" | "Pooling3D";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     relu::Relu = "ReLU";

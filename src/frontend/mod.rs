@@ -15,6 +15,7 @@
 pub mod binary;
 mod bind;
 pub mod filter;
+pub mod forks;
 mod hdf5;
 mod numbers;
 mod print;

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use prost::encoding::WireType;
-use prost_reflect::{Cardinality, DescriptorPool, Kind as ProtoKind, MessageDescriptor};
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, Kind as ProtoKind, MessageDescriptor, Value,
+};
 
 use super::wire::Payload;
 
@@ -29,6 +31,10 @@ pub struct FieldType {
     pub number: u32,
     pub cardinality: Cardinality,
     pub kind: ValueType,
+    /// The fork of Caffe that has the field, if BVLC's has not.
+    pub fork: Option<String>,
+    /// Has no influence on what is computed in phase TEST.
+    pub no_effect: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +54,14 @@ pub enum ValueType {
 }
 
 pub struct EnumType {
-    values: Vec<(String, i32)>,
+    values: Vec<EnumValue>,
+}
+
+pub struct EnumValue {
+    pub name: String,
+    pub number: i32,
+    /// As [`FieldType::fork`].
+    pub fork: Option<String>,
 }
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
@@ -67,8 +80,15 @@ impl Schema {
             let named = names.into_iter().enumerate();
             named.map(|(i, name)| (name.to_string(), i)).collect()
         };
-        let messages: Vec<_> = pool.all_messages().collect();
-        let enums: Vec<_> = pool.all_enums().collect();
+        let ours = |package: &str| package == "caffe";
+        let messages: Vec<_> = pool
+            .all_messages()
+            .filter(|m| ours(m.package_name()))
+            .collect();
+        let enums: Vec<_> = pool
+            .all_enums()
+            .filter(|e| ours(e.package_name()))
+            .collect();
         let by_name = indices(messages.iter().map(MessageDescriptor::full_name).collect());
         let enum_by_name = indices(enums.iter().map(|e| e.full_name()).collect());
         let message = |m: &MessageDescriptor| {
@@ -79,6 +99,9 @@ impl Schema {
                 number: f.number(),
                 cardinality: f.cardinality(),
                 kind: value_type(&f.kind(), &by_name, &enum_by_name),
+                fork: text_option(pool, "caffe.fork", &f.options()),
+                no_effect: option(pool, "caffe.no_effect", &f.options())
+                    .is_some_and(|value| value.as_bool() == Some(true)),
             };
             MessageType {
                 name: m.full_name().to_string(),
@@ -93,7 +116,11 @@ impl Schema {
                 .map(|e| EnumType {
                     values: e
                         .values()
-                        .map(|v| (v.name().to_string(), v.number()))
+                        .map(|v| EnumValue {
+                            name: v.name().to_string(),
+                            number: v.number(),
+                            fork: text_option(pool, "caffe.fork_value", &v.options()),
+                        })
                         .collect(),
                 })
                 .collect(),
@@ -103,7 +130,12 @@ impl Schema {
 
     /// The message type called `name` with its package, which must exist.
     pub fn message(&self, name: &str) -> &MessageType {
-        &self.messages[self.by_name[name]]
+        &self.messages[self.index(name)]
+    }
+
+    /// Its index.
+    pub fn index(&self, name: &str) -> usize {
+        self.by_name[name]
     }
 
     /// The message type that [`ValueType::Message`] names.
@@ -123,6 +155,18 @@ impl Schema {
             _ => None,
         }
     }
+}
+
+/// What the option called `name` says of a field or value, if it says anything.
+fn option(pool: &DescriptorPool, name: &str, options: &DynamicMessage) -> Option<Value> {
+    let option = pool.get_extension_by_name(name)?;
+    let given = options.has_extension(&option);
+    given.then(|| options.get_extension(&option).into_owned())
+}
+
+fn text_option(pool: &DescriptorPool, name: &str, options: &DynamicMessage) -> Option<String> {
+    let value = option(pool, name, options)?;
+    value.as_str().map(str::to_string)
 }
 
 fn value_type(
@@ -226,16 +270,22 @@ impl ValueType {
 
 impl EnumType {
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.iter().map(|(name, _)| name.as_str())
+        self.values.iter().map(|value| value.name.as_str())
     }
 
     pub fn name_of(&self, number: i32) -> Option<&str> {
-        let found = self.values.iter().find(|(_, n)| *n == number);
-        found.map(|(name, _)| name.as_str())
+        self.numbered(number).map(|value| value.name.as_str())
     }
 
     pub fn number_of(&self, name: &str) -> Option<i32> {
-        let found = self.values.iter().find(|(n, _)| n == name);
-        found.map(|(_, number)| *number)
+        self.named(name).map(|value| value.number)
+    }
+
+    pub fn numbered(&self, number: i32) -> Option<&EnumValue> {
+        self.values.iter().find(|value| value.number == number)
+    }
+
+    pub fn named(&self, name: &str) -> Option<&EnumValue> {
+        self.values.iter().find(|value| value.name == name)
     }
 }

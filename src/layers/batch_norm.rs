@@ -76,7 +76,7 @@ impl Layer for BatchNorm {
             let message = "lr_mult must be 0: statistics are not learned";
             return Err(cx.invalid("param", message).into());
         }
-        let p = param.batch_norm_param.unwrap_or_default();
+        let p = param.batch_norm_param.clone().unwrap_or_default();
         Ok(BatchNorm {
             use_global_stats: p.use_global_stats.unwrap_or(cx.phase == Phase::Test),
             eps: p.eps(),

@@ -26,7 +26,7 @@
 //!   does not divide the size), rounded down.
 
 use super::{Cx, Layer, Taps};
-use crate::diag::Result;
+use crate::diag::{Errors, Result};
 use crate::frontend::proto::{
     BlobShape, Convolution3DParameter, ConvolutionParameter, FillerParameter, LayerParameter,
 };
@@ -309,7 +309,7 @@ impl Convolution {
                 PerAxis::All(value) => Ok(value),
                 PerAxis::Each(_) => {
                     let message = "needs one value, for height and width";
-                    Err(cx.invalid(&field, message).into())
+                    Err(Errors::from(cx.invalid(&field, message)))
                 }
             }
         };
@@ -596,23 +596,25 @@ impl Geometry {
 }
 
 impl Layer for Convolution {
-    const CLAIMS: &'static [&'static str] = &[
-        "convolution_param.hole",
-        "convolution_param.hole_h",
-        "convolution_param.hole_w",
-        "convolution_param.pad_l",
-        "convolution_param.pad_r",
-        "convolution_param.pad_t",
-        "convolution_param.pad_b",
-        "convolution_param.pad_type",
-        "convolution_param.kernel_depth",
-        "convolution_param.temporal_stride",
-        "convolution_param.temporal_pad",
-        "convolution_param.kernel_shape",
-        "convolution_param.stride_shape",
-        "convolution_param.pad_shape",
-        "convolution3d_param",
-    ];
+    fn claims() -> &'static [&'static str] {
+        &[
+            "convolution_param.hole",
+            "convolution_param.hole_h",
+            "convolution_param.hole_w",
+            "convolution_param.pad_l",
+            "convolution_param.pad_r",
+            "convolution_param.pad_t",
+            "convolution_param.pad_b",
+            "convolution_param.pad_type",
+            "convolution_param.kernel_depth",
+            "convolution_param.temporal_stride",
+            "convolution_param.temporal_pad",
+            "convolution_param.kernel_shape",
+            "convolution_param.stride_shape",
+            "convolution_param.pad_shape",
+            "convolution3d_param",
+        ]
+    }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.convolution_param.clone().unwrap_or_default();
@@ -981,6 +983,162 @@ mod tests {
         assert_eq!(
             forward::<Convolution>(&param(none), &[x], &[w])[0].data,
             [6., 6.]
+        );
+    }
+
+    fn of_type(r#type: &str, p: ConvolutionParameter) -> LayerParameter {
+        LayerParameter {
+            r#type: Some(r#type.into()),
+            ..param(p)
+        }
+    }
+
+    #[test]
+    fn a_pad_for_each_side() {
+        let p = ConvolutionParameter {
+            pad_r: Some(1),
+            pad_t: Some(2),
+            ..simple(1, 2)
+        };
+        let x = tensor(&[1, 1, 2, 2], [1., 2., 3., 4.]);
+        let ones = tensor(&[1, 1, 2, 2], [1.; 4]);
+        let y = forward::<Convolution>(&param(p), &[&x], std::slice::from_ref(&ones));
+        assert_eq!(y[0], tensor(&[1, 1, 3, 2], [0., 0., 3., 2., 10., 6.]));
+        let same = |kernel, stride| ConvolutionParameter {
+            pad_type: Some(1),
+            stride: vec![stride],
+            ..simple(1, kernel)
+        };
+        let y = forward::<Convolution>(&param(same(2, 1)), &[&x], &[ones]);
+        assert_eq!(y[0], tensor(&[1, 1, 2, 2], [10., 6., 7., 4.]));
+        for (size, kernel, stride, pad) in [(7, 3, 2, 1), (8, 3, 2, 0), (8, 5, 2, 1), (5, 1, 3, 0)]
+        {
+            let dims: &[usize] = &[1, 1, size, size];
+            let (layer, tops) =
+                super::super::testing::infer::<Convolution>(&param(same(kernel, stride)), &[dims])
+                    .unwrap();
+            assert_eq!(tops[0][2], size.div_ceil(stride as usize));
+            assert_eq!(layer.geometry(&Shape::new(dims).unwrap()).pad, [pad; 2]);
+        }
+    }
+
+    #[test]
+    fn forms_of_the_pad_exclude_each_other() {
+        let shape: &[&[usize]] = &[&[1, 1, 8, 8]];
+        type Change = fn(&mut ConvolutionParameter);
+        let cases: [(&str, Change); 6] = [
+            ("pad: only one", |p| (p.pad, p.pad_l) = (vec![1], Some(1))),
+            ("pad: only one", |p| {
+                (p.pad_h, p.pad_type) = (Some(1), Some(1))
+            }),
+            ("pad_l: only one", |p| {
+                (p.pad_b, p.pad_type) = (Some(1), Some(1))
+            }),
+            ("pad_b: must not be negative", |p| p.pad_b = Some(-1)),
+            ("pad_type: 2", |p| p.pad_type = Some(2)),
+            ("hole: is another name", |p| {
+                (p.hole, p.dilation) = (vec![2], vec![2])
+            }),
+        ];
+        for (want, change) in cases {
+            let mut p = simple(1, 3);
+            change(&mut p);
+            let got = refusal::<Convolution>(&param(p), shape);
+            assert!(
+                got.starts_with(&format!("convolution_param.{want}")),
+                "{got}"
+            );
+        }
+    }
+
+    #[test]
+    fn holes_are_dilation() {
+        let x = noise(&[1, 2, 7, 8]);
+        let w = noise(&[3, 2, 3, 3]);
+        let run = |p| forward::<Convolution>(&param(p), &[&x], std::slice::from_ref(&w)).remove(0);
+        let dilated = run(ConvolutionParameter {
+            dilation: vec![2, 3],
+            ..simple(3, 3)
+        });
+        let holes = run(ConvolutionParameter {
+            hole_h: Some(2),
+            hole_w: Some(3),
+            ..simple(3, 3)
+        });
+        assert_eq!((&*holes.shape, &holes), (&[1, 3, 3, 2][..], &dilated));
+    }
+
+    #[test]
+    fn depthwise_by_type() {
+        let x = tensor(&[1, 2, 1, 2], [1., 2., 3., 4.]);
+        let w = tensor(&[2, 1, 1, 1], [10., 100.]);
+        let p = of_type("ConvolutionDepthwise", simple(7, 1));
+        let y = forward::<Convolution>(&p, &[&x], &[w]);
+        assert_eq!(y[0], tensor(&[1, 2, 1, 2], [10., 20., 300., 400.]));
+        let grouped = ConvolutionParameter {
+            group: Some(2),
+            ..simple(4, 1)
+        };
+        let p = of_type("ConvolutionDepthwise", grouped);
+        assert_eq!(tops::<Convolution>(&p, &[&[1, 2, 1, 2]]), [[1, 4, 1, 2]]);
+        assert!(refusal::<Convolution>(&p, &[&[1, 3, 1, 2]]).contains("4 outputs"));
+        let dense = of_type("DepthwiseConvolution", simple(7, 1));
+        assert_eq!(
+            tops::<Convolution>(&dense, &[&[1, 2, 1, 2]]),
+            [[1, 7, 1, 2]]
+        );
+    }
+
+    #[test]
+    fn length_height_and_width() {
+        let p = ConvolutionParameter {
+            kernel_depth: Some(2),
+            temporal_stride: Some(2),
+            temporal_pad: Some(1),
+            ..simple(1, 1)
+        };
+        let x = tensor(&[1, 1, 4, 1, 1], [1., 2., 3., 4.]);
+        let w = tensor(&[1, 1, 2, 1, 1], [1., 10.]);
+        let c3d = of_type("Convolution3D", p.clone());
+        let y = forward::<Convolution>(&c3d, &[&x], std::slice::from_ref(&w));
+        assert_eq!(y[0], tensor(&[1, 1, 3, 1, 1], [10., 32., 4.]));
+        let own_message = LayerParameter {
+            r#type: Some("Convolution3D".into()),
+            convolution3d_param: Some(Box::new(Convolution3DParameter {
+                num_output: Some(1),
+                bias_term: Some(false),
+                kernel_size: Some(1),
+                kernel_depth: Some(2),
+                temporal_stride: Some(2),
+                temporal_pad: Some(1),
+                ..Convolution3DParameter::default()
+            })),
+            ..LayerParameter::default()
+        };
+        assert_eq!(
+            forward::<Convolution>(&own_message, &[&x], std::slice::from_ref(&w)),
+            y
+        );
+        let shape = |dims: &[i64]| {
+            Some(BlobShape {
+                dim: dims.to_vec(),
+            })
+        };
+        let nd = ConvolutionParameter {
+            num_output: Some(1),
+            bias_term: Some(false),
+            kernel_shape: shape(&[2, 1, 1]),
+            stride_shape: shape(&[2, 1, 1]),
+            pad_shape: shape(&[1, 0, 0]),
+            ..ConvolutionParameter::default()
+        };
+        let nd = of_type("NdConvolution", nd);
+        assert_eq!(forward::<Convolution>(&nd, &[&x], &[w]), y);
+        assert!(refusal::<Convolution>(&c3d, &[&[1, 1, 4, 4]]).starts_with("bottom: "));
+        let got = refusal::<Convolution>(&param(p), &[&[1, 1, 4, 4]]);
+        assert!(
+            got.starts_with("convolution_param.kernel_depth: only"),
+            "{got}"
         );
     }
 

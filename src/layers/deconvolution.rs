@@ -32,12 +32,14 @@ fn deconv_size(input: i128, extent: i128, stride: i128, pads: i128) -> i128 {
 }
 
 impl Layer for Deconvolution {
-    const CLAIMS: &'static [&'static str] = &[
-        "convolution_param.pad_l",
-        "convolution_param.pad_r",
-        "convolution_param.pad_t",
-        "convolution_param.pad_b",
-    ];
+    fn claims() -> &'static [&'static str] {
+        &[
+            "convolution_param.pad_l",
+            "convolution_param.pad_r",
+            "convolution_param.pad_t",
+            "convolution_param.pad_b",
+        ]
+    }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.convolution_param.clone().unwrap_or_default();

@@ -103,6 +103,10 @@ impl Layer for Eltwise {
             EltwiseOp::Sum if n == 0 => Operation::Sum(vec![1.0; cx.bottoms]),
             EltwiseOp::Sum => Operation::Sum(p.coeff),
             EltwiseOp::Max => Operation::Max,
+            EltwiseOp::Div | EltwiseOp::Min => {
+                let message = format!("{} (only PROD, SUM and MAX)", p.operation().as_str_name());
+                return Err(cx.unsupported("eltwise_param.operation", message).into());
+            }
         };
         Ok(Eltwise {
             operation,

@@ -17,7 +17,7 @@ impl Layer for MemoryData {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(0..=0, 2..=2)?;
         data::transform(param, cx)?;
-        let memory = param.memory_data_param.unwrap_or_default();
+        let memory = param.memory_data_param.clone().unwrap_or_default();
         let batch = data::positive(memory.batch_size(), "memory_data_param.batch_size", cx)?;
         let channels = data::positive(memory.channels(), "memory_data_param.channels", cx)?;
         let h = data::positive(memory.height(), "memory_data_param.height", cx)?;

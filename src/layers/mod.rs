@@ -5,7 +5,8 @@
 //! blobs ([`Layer::params`]), its meaning as naive loops ([`Layer::reference`]) and how
 //! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
 
-use crate::diag::{Diagnostic, Result, Span, did_you_mean};
+use crate::diag::{Diagnostic, Errors, Result, Span, did_you_mean};
+use crate::frontend::forks;
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
 use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
 use crate::leaf::routine::Call;
@@ -187,6 +188,17 @@ pub struct Feed {
 /// What each layer type provides: those of the table and those that a library's user
 /// [registers](Registry::register).
 pub trait Layer: Debug + Send + Sync {
+    /// What the type reads beyond BVLC's Caffe, as [`forks`] says it: a field
+    /// (`pooling_param.pad_l`), a whole message (`permute_param`) or a value
+    /// (`pooling_param.pool.AVE_EXC_PAD`). Whatever else a layer has of a fork is
+    /// `Unsupported`.
+    fn claims() -> &'static [&'static str]
+    where
+        Self: Sized,
+    {
+        &[]
+    }
+
     /// Reads the typed parameters; all checks that need no shapes.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self>
     where
@@ -335,11 +347,21 @@ macro_rules! layers {
         /// Caffe's names of the layer types that caffec knows.
         pub const TYPES: &[&str] = &[$($($name),+),*];
 
+        /// What they claim.
+        #[cfg(test)]
+        fn all_claims() -> Vec<&'static str> {
+            [$($module::$layer::claims()),*].concat()
+        }
+
         impl Op {
-            /// Errors: `Unsupported` for an unknown type, else what the layer says.
+            /// Errors: `Unsupported` for an unknown type and for fields of forks that the
+            /// type does not claim, else what the layer says.
             pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
                 match param.r#type() {
-                    $($($name)|+ => Ok(Op::$layer($module::$layer::from_param(param, cx)?)),)*
+                    $($($name)|+ => {
+                        check_claims(param, $module::$layer::claims(), cx)?;
+                        Ok(Op::$layer($module::$layer::from_param(param, cx)?))
+                    })*
                     other => match cx.registry.make(other, param, cx) {
                         Some(made) => Ok(Op::Custom(made?)),
                         None => Err(unknown_type(other, cx).into()),
@@ -515,6 +537,7 @@ layers! {
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
+    crop::Crop = "Crop";
     data::Data = "Data";
     deconvolution::Deconvolution = "Deconvolution";
     dropout::Dropout = "Dropout";
@@ -523,9 +546,12 @@ layers! {
     exp::Exp = "Exp";
     flatten::Flatten = "Flatten";
     hdf5_data::Hdf5Data = "HDF5Data";
+    im2col::Im2col = "Im2col";
     image_data::ImageData = "ImageData";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    interp::Interp = "Interp";
+    local::Local = "Local";
     log::Log = "Log";
     lrn::Lrn = "LRN";
     memory_data::MemoryData = "MemoryData";
@@ -534,6 +560,7 @@ layers! {
     prelu::PRelu = "PReLU";
     relu::Relu = "ReLU";
     reshape::Reshape = "Reshape";
+    resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
     scale::Scale = "Scale";
     sigmoid::Sigmoid = "Sigmoid";
     silence::Silence = "Silence";
@@ -543,7 +570,20 @@ layers! {
     split::Split = "Split";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
+    tile::Tile = "Tile";
+    upsample::Upsample = "Upsample" | "UpsampleDarknet";
     window_data::WindowData = "WindowData";
+}
+
+/// See [`Layer::claims`].
+fn check_claims(param: &LayerParameter, claims: &[&str], cx: &Cx) -> Result<()> {
+    let told = |field: forks::OfFork| {
+        let value = field.value.map_or(String::new(), |v| format!(": {v}"));
+        let message = format!("`{}{value}` of the fork {}", field.path, field.fork);
+        cx.unsupported(&field.path, message)
+    };
+    let unclaimed = forks::unclaimed(param, claims).into_iter();
+    Errors::none_or(unclaimed.map(told).collect(), ())
 }
 
 fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
@@ -551,5 +591,17 @@ fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
     match did_you_mean(name, TYPES.iter().copied()) {
         Some(known) => d.help(format!("did you mean `{known}`?")),
         None => d,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_is_a_forks() {
+        for claim in all_claims() {
+            assert!(forks::fork_of(claim).is_some(), "{claim}");
+        }
     }
 }

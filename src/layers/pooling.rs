@@ -406,23 +406,25 @@ fn spatial(p: &PoolingParameter, cx: &Cx) -> Result<Pooling3DParameter> {
 }
 
 impl Layer for Pooling {
-    const CLAIMS: &'static [&'static str] = &[
-        "pooling_param.pool.AVE_EXC_PAD",
-        "pooling_param.ceil_mode",
-        "pooling_param.pad_l",
-        "pooling_param.pad_r",
-        "pooling_param.pad_t",
-        "pooling_param.pad_b",
-        "pooling_param.pad_type",
-        "pooling_param.kernel_depth",
-        "pooling_param.temporal_stride",
-        "pooling3d_param.pool",
-        "pooling3d_param.kernel_size",
-        "pooling3d_param.kernel_depth",
-        "pooling3d_param.stride",
-        "pooling3d_param.temporal_stride",
-        "pooling3d_param.pad",
-    ];
+    fn claims() -> &'static [&'static str] {
+        &[
+            "pooling_param.pool.AVE_EXC_PAD",
+            "pooling_param.ceil_mode",
+            "pooling_param.pad_l",
+            "pooling_param.pad_r",
+            "pooling_param.pad_t",
+            "pooling_param.pad_b",
+            "pooling_param.pad_type",
+            "pooling_param.kernel_depth",
+            "pooling_param.temporal_stride",
+            "pooling3d_param.pool",
+            "pooling3d_param.kernel_size",
+            "pooling3d_param.kernel_depth",
+            "pooling3d_param.stride",
+            "pooling3d_param.temporal_stride",
+            "pooling3d_param.pad",
+        ]
+    }
 
     /// `engine` chooses between implementations with one result.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
@@ -652,6 +654,94 @@ mod tests {
     }
 
     #[test]
+    fn a_pad_for_each_side() {
+        let x = tensor(&[1, 1, 1, 3], [1., 2., 6.]);
+        let one_row = PoolingParameter {
+            kernel_size: None,
+            kernel_h: Some(1),
+            kernel_w: Some(2),
+            stride: Some(2),
+            ..PoolingParameter::default()
+        };
+        let sides = |left, right| PoolingParameter {
+            pad_l: Some(left),
+            pad_r: Some(right),
+            ..one_row.clone()
+        };
+        let run = |p: PoolingParameter| forward::<Pooling>(&ave(p), &[&x], &[]).remove(0).data;
+        assert_eq!(run(sides(1, 0)), [0.5, 4.]);
+        assert_eq!(run(sides(0, 1)), [1.5, 3.]);
+        let inside = |p| PoolingParameter {
+            pool: Some(PoolMethod::AveExcPad.into()),
+            ..p
+        };
+        let exclude = |p| forward::<Pooling>(&param(inside(p)), &[&x], &[]).remove(0).data;
+        assert_eq!(exclude(sides(1, 0)), [1., 4.]);
+        let same = PoolingParameter {
+            pad_type: Some(1),
+            ..one_row.clone()
+        };
+        assert_eq!(run(same), [1.5, 3.]);
+        let both = PoolingParameter {
+            pad: Some(1),
+            ..sides(1, 0)
+        };
+        let got = refusal::<Pooling>(&ave(both), &[&[1, 1, 1, 3]]);
+        assert!(got.starts_with("pooling_param.pad_l: only one"), "{got}");
+    }
+
+    #[test]
+    fn ceil_mode_gives_way_to_round_mode() {
+        let width = |ceil: Option<bool>, round: Option<RoundMode>| {
+            let p = PoolingParameter {
+                ceil_mode: ceil,
+                round_mode: round.map(i32::from),
+                ..square(2, 2, 0)
+            };
+            tops::<Pooling>(&param(p), &[&[1, 1, 5, 5]])[0][3]
+        };
+        assert_eq!(width(Some(false), None), 2);
+        assert_eq!(width(Some(true), None), 3);
+        assert_eq!(width(Some(false), Some(RoundMode::Ceil)), 3);
+        assert_eq!(width(Some(true), Some(RoundMode::Floor)), 2);
+    }
+
+    #[test]
+    fn length_height_and_width() {
+        let p = PoolingParameter {
+            kernel_depth: Some(2),
+            temporal_stride: Some(2),
+            ..square(1, 1, 0)
+        };
+        let of_3d = |p| LayerParameter {
+            r#type: Some("Pooling3D".into()),
+            ..param(p)
+        };
+        let x = tensor(&[1, 1, 3, 1, 2], [1., 8., 3., 4., 5., 6.]);
+        let y = forward::<Pooling>(&of_3d(p.clone()), &[&x], &[]).remove(0);
+        assert_eq!(y, tensor(&[1, 1, 2, 1, 2], [3., 8., 5., 6.]));
+        let average = PoolingParameter {
+            pool: Some(PoolMethod::Ave.into()),
+            ..p.clone()
+        };
+        let y = forward::<Pooling>(&of_3d(average), &[&x], &[]).remove(0);
+        assert_eq!(y.data, [2., 6., 5., 6.]);
+        let shape: &[&[usize]] = &[&[1, 1, 3, 1, 2]];
+        assert!(refusal::<Pooling>(&of_3d(p.clone()), &[&[1, 1, 3, 3]]).starts_with("bottom: "));
+        assert!(refusal::<Pooling>(&param(p), shape).contains("only Pooling3D"));
+        let padded = PoolingParameter {
+            kernel_depth: Some(1),
+            ..square(2, 1, 1)
+        };
+        assert!(refusal::<Pooling>(&of_3d(padded), shape).contains("takes no pad"));
+        let height = PoolingParameter {
+            kernel_h: Some(1),
+            ..square(2, 1, 0)
+        };
+        assert!(refusal::<Pooling>(&of_3d(height), shape).contains("takes pool, kernel_size"));
+    }
+
+    #[test]
     fn empty_windows() {
         let x = tensor(&[1, 1, 1, 4], [1., 2., 3., 4.]);
         let last = |p: &LayerParameter| {
@@ -719,21 +809,21 @@ mod tests {
             (
                 PoolingParameter {
                     kernel_size: Some(2),
-                    ..global
+                    ..global.clone()
                 },
                 "global_pooling: allows no kernel",
             ),
             (
                 PoolingParameter {
                     stride: Some(2),
-                    ..global
+                    ..global.clone()
                 },
                 "global_pooling: allows no stride",
             ),
             (
                 PoolingParameter {
                     pool: Some(PoolMethod::Stochastic.into()),
-                    ..global
+                    ..global.clone()
                 },
                 "pool: STOCHASTIC",
             ),

@@ -1,6 +1,6 @@
 //! Layer types of a library's user.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, check_claims};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ impl Registry {
     /// later one counts.
     pub fn register<L: Layer + 'static>(&mut self, type_name: &'static str) {
         self.0.insert(type_name, |param, cx| {
+            check_claims(param, L::claims(), cx)?;
             Ok(Arc::new(L::from_param(param, cx)?))
         });
     }

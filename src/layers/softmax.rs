@@ -42,7 +42,7 @@ impl Layer for Softmax {
     /// `engine` chooses between implementations with one result.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let axis = param.softmax_param.unwrap_or_default().axis();
+        let axis = param.softmax_param.clone().unwrap_or_default().axis();
         Ok(Softmax { axis })
     }
 
@@ -82,7 +82,7 @@ mod tests {
         LayerParameter {
             softmax_param: Some(SoftmaxParameter {
                 axis: Some(axis),
-                engine: None,
+                ..SoftmaxParameter::default()
             }),
             ..LayerParameter::default()
         }

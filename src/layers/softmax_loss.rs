@@ -33,9 +33,9 @@ impl Layer for SoftmaxWithLoss {
             return Err(d.help("add a Softmax layer for the probabilities").into());
         }
         cx.not_in_place()?;
-        let loss = param.loss_param.unwrap_or_default();
+        let loss = param.loss_param.clone().unwrap_or_default();
         Ok(SoftmaxWithLoss {
-            axis: param.softmax_param.unwrap_or_default().axis(),
+            axis: param.softmax_param.clone().unwrap_or_default().axis(),
             ignore_label: loss.ignore_label,
             normalization: normalization(&loss),
         })

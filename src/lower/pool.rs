@@ -168,9 +168,7 @@ fn pass(
             from = from
                 .offset(class.start as i64 * in_step)
                 .plus(var, class.step as i64 * in_step);
-            to = to
-                .offset(class.first as i64 * out_step)
-                .plus(var, out_step);
+            to = to.offset(class.first as i64 * out_step).plus(var, out_step);
             loops.push((var, class.count));
         }
         let from = Addr {
@@ -186,9 +184,7 @@ fn pass(
             value: value(b, from, &strides(src, axes), &choice, method, &f),
         };
         let nest = loops.into_iter().rev();
-        body.extend(nest.fold(vec![map], |inner, (var, count)| {
-            for_loop(var, count, inner)
-        }));
+        body.extend(nest.fold(vec![map], |inner, (var, count)| for_loop(var, count, inner)));
     }
     body
 }
@@ -263,7 +259,10 @@ pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Resul
     let planes = (b.var(), b.var());
     let body = windows(b, (&src, &dst), g, planes, method, |x| x)?;
     let region = Region {
-        tasks: vec![(planes.0, dst.items() as u32), (planes.1, dst.blocks() as u32)],
+        tasks: vec![
+            (planes.0, dst.items() as u32),
+            (planes.1, dst.blocks() as u32),
+        ],
         body,
         cost: (dst.slices * dst.h * dst.w) as u64 * window_size(g) / 4 + 1,
     };
@@ -282,8 +281,7 @@ pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Resul
     );
     b.step(node.layers.clone(), about, vec![region], 0, b.traffic(node));
     // An empty window gives -FLT_MAX or NaN, on the lanes beyond the last channel too.
-    let empty =
-        (0..g.axes.len()).any(|axis| classes(g, axis).iter().any(|class| class.len == 0));
+    let empty = (0..g.axes.len()).any(|axis| classes(g, axis).iter().any(|class| class.len == 0));
     if let Some(region) = b.tail_fill(&dst).filter(|_| empty) {
         b.step(node.layers.clone(), "zero lanes", vec![region], 0, 0);
     }

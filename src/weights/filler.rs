@@ -22,13 +22,18 @@ pub const FILLERS: &[&str] = &[
 /// The values that the parameter's filler gives, drawn from `stream`.
 ///
 /// Errors: `Invalid` where Caffe would stop: an unknown type, `sparse` for another
-/// than gaussian, bilinear for anything but square 4-axis blobs.
+/// than gaussian, bilinear for anything but square 4-axis blobs; `Unsupported` for
+/// fields of forks.
 pub fn fill(spec: &ParamSpec, stream: Stream) -> Result<FloatData, Diagnostic> {
     let (filler, shape) = (&spec.filler, &spec.shape);
     let len = shape.count();
     let wrong = |message: String| Err(Diagnostic::invalid(message));
     if filler.sparse() != -1 && filler.r#type() != "gaussian" {
         return wrong(format!("filler `{}` knows no `sparse`", filler.r#type()));
+    }
+    if filler.scale.is_some() || filler.alpha.is_some() {
+        let message = "a filler with `scale` or `alpha`, fields of forks";
+        return Err(Diagnostic::unsupported(message));
     }
     Ok(match filler.r#type() {
         "constant" => {

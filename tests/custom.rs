@@ -127,7 +127,13 @@ fn options() -> ir::Options {
 }
 
 fn input() -> Tensor {
-    let sign = |i: usize| if i / 12 % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |i: usize| {
+        if (i / 12).is_multiple_of(2) {
+            1.0
+        } else {
+            -1.0
+        }
+    };
     let data = (0..48).map(|i| sign(i) * (i % 12) as f32).collect();
     Tensor::new(Shape::new([4, 3, 2, 2]).unwrap(), data)
 }
@@ -220,7 +226,7 @@ fn what_needs_all_elements_is_refused_after_a_count() {
     let text = NET.replace("type: \"Power\"", "type: \"Softmax\"");
     let text = text.replace("power_param { scale: 2 }", "softmax_param { axis: 0 }");
     let built = ir::build(&parse("net", text), &options());
-    let message = built.valid().err().expect("a refusal").to_string();
+    let message = built.valid().expect_err("a refusal").to_string();
     assert!(
         message.contains("type Softmax after `rows`, whose number"),
         "{message}"

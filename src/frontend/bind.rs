@@ -409,15 +409,17 @@ impl<'a> Binder<'a> {
         field: &Field,
         value: &str,
     ) -> Diagnostic {
-        let names: Vec<&str> = ty.names().collect();
         let minus = if field.minus.is_some() { "-" } else { "" };
         let d = self.error(
             field.value_start(),
             format!("`{}` has no value `{minus}{value}`", def.name),
         );
-        match did_you_mean(value, names.iter().copied()) {
+        match did_you_mean(value, ty.names()) {
             Some(near) => d.help(format!("did you mean {near}?")),
-            None => d.help(format!("one of {}", names.join(", "))),
+            None => {
+                let names: Vec<&str> = ty.bvlc_names().collect();
+                d.help(format!("one of {}", names.join(", ")))
+            }
         }
     }
 

@@ -273,6 +273,12 @@ impl EnumType {
         self.values.iter().map(|value| value.name.as_str())
     }
 
+    /// Names that BVLC's Caffe knows.
+    pub fn bvlc_names(&self) -> impl Iterator<Item = &str> {
+        let bvlc = self.values.iter().filter(|value| value.fork.is_none());
+        bvlc.map(|value| value.name.as_str())
+    }
+
     pub fn name_of(&self, number: i32) -> Option<&str> {
         self.numbered(number).map(|value| value.name.as_str())
     }

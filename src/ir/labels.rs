@@ -98,7 +98,9 @@ impl Unfed {
         let unfed = |s: &Source| {
             let layer = &layers[s.layer];
             let feeds = |fed: &BTreeSet<String>| fed.contains(&layer.tops()[s.top]);
-            let fed = options.fed.as_ref().is_some_and(feeds) || makes_constant(layer, s.top);
+            let fed = options.fed.as_ref().is_some_and(feeds)
+                || makes_constant(layer, s.top)
+                || layer.type_name() == "Parameter";
             layer.bottoms().is_empty() && !fed && !needed.contains(s)
         };
         Unfed {

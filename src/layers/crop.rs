@@ -85,7 +85,8 @@ impl Layer for Crop {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// `sizes`: of the bottom, of the top, where the part begins; as many as there are
     /// axes.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {

@@ -55,7 +55,8 @@ impl Layer for Im2col {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// One map and its windows. `sizes`, a number for each axis: of the map, of the top,
     /// of the kernel; stride, pad, dilation.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {

@@ -84,7 +84,7 @@ impl Layer for Interp {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.interp_param.unwrap_or_default();
+        let p = param.interp_param.clone().unwrap_or_default();
         let cut = |field: &str, value: i32| -> Result<usize> {
             let field = format!("interp_param.{field}");
             let message = "must not be positive: it only cuts";
@@ -129,7 +129,8 @@ impl Layer for Interp {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// One map. `sizes`: height and width of the bottom, of the top; what is cut before and
     /// after; 1 for the nearest neighbour.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {

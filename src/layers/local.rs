@@ -104,7 +104,8 @@ impl Layer for Local {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// One image. `sizes`: channels, height, width of bottom and top; kernel, stride, pad.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
         let &[channels, height, width, _, rows, columns, kernel, stride, pad] = sizes else {

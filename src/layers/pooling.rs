@@ -66,6 +66,16 @@ pub enum Pad {
     Same,
 }
 
+impl Pad {
+    /// As many after as before, for height and width.
+    pub fn even(pad: [usize; 2]) -> Pad {
+        Pad::Sides {
+            before: pad.into(),
+            after: pad.into(),
+        }
+    }
+}
+
 /// What a pooling does to bottoms of a certain shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Geometry {
@@ -230,7 +240,7 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
     }
     let pad = pair(cx, "pooling_param.pad", p.pad, [p.pad_h, p.pad_w])?.unwrap_or([0; 2]);
     let pads = sides(p, pad, cx)?;
-    let none = even([0; 2]);
+    let none = Pad::even([0; 2]);
     let wrong = match kernel {
         Some(_) if p.global_pooling() => (
             "pooling_param.global_pooling",
@@ -248,14 +258,6 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
         _ => return Ok((kernel, stride, pads)),
     };
     Err(cx.invalid(wrong.0, wrong.1).into())
-}
-
-/// As many after as before.
-fn even(pad: [usize; 2]) -> Pad {
-    Pad::Sides {
-        before: pad.to_vec(),
-        after: pad.to_vec(),
-    }
 }
 
 /// The pad, in one of its three forms, of which `pad` is the first.
@@ -278,7 +280,7 @@ fn sides(p: &PoolingParameter, pad: [usize; 2], cx: &Cx) -> Result<Pad> {
         return Ok(Pad::Same);
     }
     if !one_sided {
-        return Ok(even(pad));
+        return Ok(Pad::even(pad));
     }
     let mut size = [0; 4];
     for ((size, side), name) in size.iter_mut().zip(given).zip(["t", "l", "b", "r"]) {

@@ -111,7 +111,8 @@ impl Layer for ResizeNearestNeighbor {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// One map. `sizes`: height and width of the bottom, of the top, elements a pixel; grid:
     /// 0 starts, 1 centres, 2 corners of pixels.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {

@@ -44,7 +44,8 @@ impl Layer for Tile {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// As many copies as the top has room for.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], _sizes: &[usize], _values: &[f32]) {
         if !bottoms[0].is_empty() {

@@ -101,13 +101,13 @@ impl Layer for Upsample {
         cx.not_in_place()?;
         if param.r#type() == "UpsampleDarknet" {
             cx.counts(1..=1, 1..=1)?;
-            let stride = param.upsample_darknet_param.unwrap_or_default().stride();
+            let stride = param.upsample_darknet_param.clone().unwrap_or_default().stride();
             let field = "upsample_darknet_param.stride";
             let scale = whole(cx, field, stride as f32)?;
             return Ok(Upsample::Nearest { scale });
         }
         cx.counts(1..=2, 1..=1)?;
-        let p = param.upsample_param.unwrap_or_default();
+        let p = param.upsample_param.clone().unwrap_or_default();
         Ok(match cx.bottoms {
             1 => Upsample::Nearest {
                 scale: nearest(&p, cx)?,
@@ -153,7 +153,8 @@ impl Layer for Upsample {
     }
 }
 
-pub mod routine {
+/// Pasted into emitted source.
+mod routine {
     /// One map. `sizes`: the bottom's width and the scale, or nothing with a mask.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
         match *sizes {

@@ -79,6 +79,25 @@ pub fn tanh(x: f64) -> f64 {
     t / (t + 2.0)
 }
 
+// e^x − 1 without cancellation near 0; below −150 as exp.
+#[inline(always)]
+pub fn exp_m1(x: f64) -> f64 {
+    let (scale, p) = split_exp(clamp(x));
+    scale * p + (scale - 1.0)
+}
+
+// ln(1 + e^x) for an x of f32.
+#[inline(always)]
+pub fn softplus(x: f64) -> f64 {
+    // ln(1 + t) = ln(u) · t / (u − 1) where u = 1 + t, rounded: what the sum loses goes
+    // out of the quotient again.
+    let t = exp(if x > 0.0 { -x } else { x });
+    let u = 1.0 + t;
+    let near = if u == 1.0 { t } else { ln(u) * (t / (u - 1.0)) };
+    let linear = if x > 0.0 { x } else { 0.0 };
+    linear + near
+}
+
 // C's powf.
 #[inline(always)]
 pub fn pow(x: f32, y: f32) -> f32 {

@@ -62,6 +62,15 @@ pub enum Function {
     Exp,
     /// `a · ln(b·x + c)`.
     Log,
+    /// `b · x` if x > 0, else `b · a · (e^x − 1)`.
+    Elu,
+    /// `ln(1 + e^x)`, Caffe's BNLL.
+    SoftPlus,
+    /// `x / (1 + e^(−a·x))`, the quotient's second factor rounded to f32 as in Caffe: it
+    /// is 0 at −∞, which gives NaN.
+    Swish,
+    /// `x · tanh(ln(1 + e^x))`.
+    Mish,
 }
 
 impl Function {
@@ -74,8 +83,21 @@ impl Function {
             Function::Power => (c + b * x).powf(a),
             Function::Exp => (a * x + b).exp(),
             Function::Log => a * (b * x + c).ln(),
+            Function::Elu if x > 0.0 => b * x,
+            Function::Elu => b * a * x.exp_m1(),
+            Function::SoftPlus => softplus(x),
+            Function::Swish => x * (0.5 * (0.5 * a * x).tanh() + 0.5),
+            Function::Mish => x * softplus(x).tanh(),
         };
         y as f32
+    }
+}
+
+fn softplus(x: f64) -> f64 {
+    if x > 0.0 {
+        x + (-x).exp().ln_1p()
+    } else {
+        x.exp().ln_1p()
     }
 }
 

@@ -184,6 +184,10 @@ fn unary_function(function: Function, isa: Isa) -> Option<*const ()> {
         Function::Power => by_isa!(isa, power_avx512, power_avx2, power_portable),
         Function::Exp => by_isa!(isa, exp_avx512, exp_avx2, exp_portable),
         Function::Log => by_isa!(isa, log_avx512, log_avx2, log_portable),
+        Function::Elu => by_isa!(isa, elu_avx512, elu_avx2, elu_portable),
+        Function::SoftPlus => by_isa!(isa, softplus_avx512, softplus_avx2, softplus_portable),
+        Function::Swish => by_isa!(isa, swish_avx512, swish_avx2, swish_portable),
+        Function::Mish => by_isa!(isa, mish_avx512, mish_avx2, mish_portable),
     }
 }
 
@@ -195,6 +199,10 @@ impl Function {
             Function::Power => "power",
             Function::Exp => "exp",
             Function::Log => "log",
+            Function::Elu => "elu",
+            Function::SoftPlus => "softplus",
+            Function::Swish => "swish",
+            Function::Mish => "mish",
         }
     }
 }

@@ -626,6 +626,34 @@ fn functions_are_nearly_correctly_rounded() {
 }
 
 #[test]
+fn activations_follow_their_formulas() {
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    let inputs: Vec<f32> = sweep().into_iter().step_by(3).collect();
+    let elu = map(Function::Elu, &inputs, [1.75, 0.5, f32::NAN]);
+    let smooth = map(Function::SoftPlus, &inputs, [f32::NAN; 3]);
+    let swish = map(Function::Swish, &inputs, [0.5, f32::NAN, f32::NAN]);
+    let mish = map(Function::Mish, &inputs, [f32::NAN; 3]);
+    for (i, &given) in inputs.iter().enumerate() {
+        let x = f64::from(given);
+        let exact = if x > 0.0 { x } else { 1.75 * x.exp_m1() };
+        check_accuracy("Elu", given, elu[i], 0.5 * exact);
+        check_accuracy("SoftPlus", given, smooth[i], softplus(x));
+        // Products of two rounded factors, of which one may be denormal.
+        for (got, factor) in [
+            (swish[i], 1.0 / (1.0 + (-0.5 * x).exp())),
+            (mish[i], softplus(x).tanh()),
+        ] {
+            let want = given * factor as f32;
+            let error = (got - want).abs();
+            assert!(
+                same(got, want) || got == want || error <= 2e-7 * want.abs() + 1e-36,
+                "{given:e}: {got:e}, not {want:e}"
+            );
+        }
+    }
+}
+
+#[test]
 fn functions_scale_and_shift() {
     let inputs = [0.5f32, 1.0, 2.0];
     let exp = map(Function::Exp, &inputs, [2.0, -1.0, f32::NAN]);
@@ -978,8 +1006,9 @@ fn every_leaf() -> Vec<Leaf> {
         },
         Leaf::Depthwise { mr: 2, px: 0 },
     ];
-    use Function::{Exp, Log, Power, Sigmoid, TanH};
-    leaves.extend([Sigmoid, TanH, Power, Exp, Log].map(Leaf::Unary));
+    use Function::{Elu, Exp, Log, Mish, Power, Sigmoid, SoftPlus, Swish, TanH};
+    let functions = [Sigmoid, TanH, Power, Exp, Log, Elu, SoftPlus, Swish, Mish];
+    leaves.extend(functions.map(Leaf::Unary));
     leaves
 }
 

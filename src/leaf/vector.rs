@@ -1,7 +1,7 @@
 // Element-wise functions, LRN and softmax: plain Rust that the compiler vectorises,
 // one copy per instruction set. Nothing is fused, so all copies compute the same bits.
 
-use super::math::{exp, ln, pow, tanh};
+use super::math::{exp, exp_m1, ln, pow, softplus, tanh};
 use std::ptr::copy_nonoverlapping;
 
 type Lanes = [f32; 16];
@@ -83,6 +83,38 @@ unsafe fn exponential(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32
 #[inline(always)]
 unsafe fn logarithm(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32) {
     unsafe { map(src, dst, len, |x| a * (ln(f64::from(b * x + c)) as f32)) }
+}
+
+// x > 0 ? b·x : b·a·(e^x − 1)
+#[inline(always)]
+unsafe fn exponential_linear(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, _c: f32) {
+    let [a, b] = [f64::from(a), f64::from(b)];
+    let elu = |x| {
+        let negative = a * exp_m1(x);
+        b * if x > 0.0 { x } else { negative }
+    };
+    unsafe { map(src, dst, len, |x| elu(f64::from(x)) as f32) }
+}
+
+#[inline(always)]
+unsafe fn soft_plus(src: *const f32, dst: *mut f32, len: usize, _a: f32, _b: f32, _c: f32) {
+    unsafe { map(src, dst, len, |x| softplus(f64::from(x)) as f32) }
+}
+
+// x · sigmoid(a·x)
+#[inline(always)]
+unsafe fn swish(src: *const f32, dst: *mut f32, len: usize, a: f32, _b: f32, _c: f32) {
+    unsafe {
+        map(src, dst, len, |x| {
+            x * (1.0 / (1.0 + exp(-f64::from(a * x)))) as f32
+        })
+    }
+}
+
+// x · tanh(ln(1 + e^x))
+#[inline(always)]
+unsafe fn mish(src: *const f32, dst: *mut f32, len: usize, _a: f32, _b: f32, _c: f32) {
+    unsafe { map(src, dst, len, |x| x * (tanh(softplus(f64::from(x))) as f32)) }
 }
 
 // x^−beta
@@ -290,6 +322,14 @@ leaf!(exponential(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c:
     -> exp_avx512, exp_avx2, exp_portable);
 leaf!(logarithm(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
     -> log_avx512, log_avx2, log_portable);
+leaf!(exponential_linear(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> elu_avx512, elu_avx2, elu_portable);
+leaf!(soft_plus(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> softplus_avx512, softplus_avx2, softplus_portable);
+leaf!(swish(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> swish_avx512, swish_avx2, swish_portable);
+leaf!(mish(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
+    -> mish_avx512, mish_avx2, mish_portable);
 leaf!(lrn(src: *const f32, dst: *mut f32, scratch: *mut f32, channels: usize, pixels: usize,
         src_block_stride: usize, dst_block_stride: usize, size: usize,
         alpha: f32, beta: f32, k: f32, in_place: usize)

@@ -95,6 +95,7 @@ impl Weights<'_> {
             Op::Pooling(p) => pool(x, p, self.graph.shape(node.bottoms[0])),
             Op::Lrn(lrn) => x.times(lrn_factor(lrn, x.square)),
             Op::Concat(_) => self.concat(node),
+            Op::Embed(_) | Op::Parameter(_) => self.values(node),
             Op::Softmax(_) => softmax(self.graph.shape(node.bottoms[0])),
             _ if node.params.is_empty() => {
                 let expr = node.pointwise(self.graph, &[]);
@@ -193,6 +194,13 @@ impl Weights<'_> {
         self.set(node, 0, |s, i| 0.1 + 0.2 * s.uniform(i));
         let middle = Pointwise::relu(Pointwise::Bottom(0), Pointwise::Const(0.2));
         sample(&middle, &[x])
+    }
+
+    /// A layer whose first parameter holds what its top is made of.
+    fn values(&mut self, node: &Node) -> Moments {
+        self.set_normal(node, 0, 0.0, 1.0);
+        self.set_normal(node, 1, 0.0, BIAS);
+        Moments::NORMAL
     }
 
     fn concat(&self, node: &Node) -> Moments {

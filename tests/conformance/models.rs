@@ -78,6 +78,7 @@ impl Model {
                 },
                 ..Options::default()
             },
+            forwards: 1,
             inputs,
         }
     }

@@ -17,6 +17,8 @@ pub struct Run {
     pub state: State,
     pub inputs: BTreeMap<String, Tensor>,
     pub options: Options,
+    /// How often the net runs; the last outputs count.
+    pub forwards: usize,
 }
 
 impl Run {
@@ -31,9 +33,10 @@ impl Run {
             None => unfed(&graph, *b),
         };
         let inputs: Vec<Tensor> = graph.inputs.iter().map(feed).collect();
-        let names: Vec<String> = graph.outputs.iter().map(name).collect();
-        let outputs = (engine.run)(graph, &inputs)?;
-        Ok(names.into_iter().zip(outputs).collect())
+        let names: Vec<String> = graph.shown_outputs().iter().map(name).collect();
+        let shown = graph.shown();
+        let outputs = (engine.run)(graph, &inputs, self.forwards)?;
+        Ok(names.into_iter().zip(shown.of(&outputs)).collect())
     }
 }
 

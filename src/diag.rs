@@ -17,6 +17,8 @@ pub enum Kind {
     Invalid,
     /// Valid Caffe that caffec does not do.
     Unsupported,
+    /// The file leaves open what it takes to go on, and is right without.
+    Open,
     /// The operating system said no.
     Io,
     /// A mistake of ours, found before it did harm.
@@ -242,7 +244,7 @@ impl Sources {
         out += match d.kind {
             Kind::Unsupported => "unsupported: ",
             Kind::Bug => "internal error: ",
-            Kind::Invalid | Kind::Io => "",
+            Kind::Invalid | Kind::Open | Kind::Io => "",
         };
         out += &clean(&d.message);
         for (span, note) in &d.related {

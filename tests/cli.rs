@@ -1,6 +1,8 @@
 //! The program from outside: what is typed, what comes out, what is left behind.
 
-use caffec::frontend::proto::{BlobProto, BlobShape, LayerParameter, NetParameter};
+use caffec::frontend::proto::{
+    BlobProto, BlobShape, LayerParameter, NetParameter, V1LayerParameter,
+};
 use caffec::ir::{Shape, Tensor};
 use caffec::runtime::npy::{read_npy, write_npy};
 use prost::Message;
@@ -453,6 +455,240 @@ fn old_nets_are_upgraded() {
     place.ok("upgrade old.prototxt -o new.prototxt");
     assert_eq!(fs::read_to_string(place.path("new.prototxt")).unwrap(), new);
     place.ok("check new.prototxt");
+}
+
+/// V1 layers of a binary net become current ones, with their blobs.
+#[test]
+fn binary_nets_are_upgraded_with_their_blobs() {
+    let place = small();
+    let blob = |dim: &[i64]| BlobProto {
+        shape: Some(BlobShape { dim: dim.to_vec() }),
+        data: vec![0.5; dim.iter().product::<i64>() as usize],
+        ..Default::default()
+    };
+    let layer = |name: &str, blobs| V1LayerParameter {
+        name: Some(name.into()),
+        r#type: Some(14), // INNER_PRODUCT
+        blobs,
+        ..Default::default()
+    };
+    let net = NetParameter {
+        layers: vec![
+            layer("first/ip", vec![blob(&[4, 3]), blob(&[4])]),
+            layer("second", vec![blob(&[3, 4]), blob(&[3])]),
+        ],
+        ..Default::default()
+    };
+    fs::write(place.path("old.caffemodel"), net.encode_to_vec()).unwrap();
+    place.ok("upgrade old.caffemodel -o new.caffemodel");
+    let new = NetParameter::decode(&fs::read(place.path("new.caffemodel")).unwrap()[..]).unwrap();
+    assert_eq!((new.layers.len(), new.layer.len()), (0, 2));
+    assert_eq!(
+        (new.layer[0].r#type(), &new.layer[0].blobs),
+        ("InnerProduct", &net.layers[0].blobs)
+    );
+    for file in ["old", "new"] {
+        place.ok(&format!(
+            "run net.prototxt -i x.npy -w {file}.caffemodel --output-dir {file}"
+        ));
+    }
+    assert_eq!(place.read("old/prob.npy"), place.read("new/prob.npy"));
+    assert!(!place.ok("upgrade old.caffemodel").contains("blobs"));
+    place.fails(2, "upgrade net.prototxt --as solver -o new.caffemodel");
+}
+
+#[test]
+fn solvers_lead_to_their_nets() {
+    let place = small();
+    fs::create_dir(place.path("models")).unwrap();
+    fs::create_dir(place.path("models/small")).unwrap();
+    fs::copy(
+        place.path("net.prototxt"),
+        place.path("models/small/beside.prototxt"),
+    )
+    .unwrap();
+    let solver = |name: &str, net: &str| {
+        let text = format!("base_lr: 1\nnet: '{net}'\n");
+        fs::write(place.path(name), text).unwrap();
+    };
+    solver("models/small/solver.prototxt", "beside.prototxt");
+    solver("models/small/here.prototxt", "net.prototxt");
+    solver("models/small/root.prototxt", "small/beside.prototxt");
+    solver("models/small/lost.prototxt", "old/place/beside.prototxt");
+    for (file, net) in [
+        ("solver", "models/small/beside.prototxt"),
+        ("here", "net.prototxt"),
+        ("root", "models/small/beside.prototxt"),
+    ] {
+        let line = format!("summary models/small/{file}.prototxt");
+        let out = place.output(&line);
+        assert!(
+            text(&out.stdout).contains("second"),
+            "{}",
+            text(&out.stderr)
+        );
+        let note =
+            format!("models/small/{file}.prototxt:2:1: note: this is a solver: its net is {net}\n");
+        assert_eq!(text(&out.stderr), note);
+    }
+    let lost = place.fails(1, "run models/small/lost.prototxt -i x.npy");
+    assert!(
+        lost.contains("net `old/place/beside.prototxt` is not there")
+            && lost.contains("models/small/beside.prototxt is there: is it the net?"),
+        "{lost}"
+    );
+    // The solver itself is right.
+    place.ok("check models/small/lost.prototxt");
+}
+
+#[test]
+fn everything_wrong_is_told() {
+    let place = small();
+    let two = NET
+        .replace("\"Softmax\"", "\"Hardmax\"")
+        .replace("num_output: 4", "num_output: 0");
+    fs::write(place.path("two.prototxt"), two).unwrap();
+    let told = place.fails(1, "check net.prototxt two.prototxt");
+    assert!(told.starts_with("net.prototxt: right\n"), "{told}");
+    assert_eq!(told.matches("two.prototxt:").count(), 2, "{told}");
+    let out = place.output("check two.prototxt net.prototxt --json");
+    assert_eq!(out.status.code(), Some(1));
+    let answer = json(&text(&out.stdout));
+    assert_eq!(
+        (&answer["version"], &answer["right"]),
+        (&1.into(), &false.into())
+    );
+    assert_eq!(answer["files"][1]["right"], true);
+    let first = &answer["files"][0]["diagnostics"][0];
+    assert_eq!(
+        (&first["severity"], &first["layer"]),
+        (&"error".into(), &"first/ip".into())
+    );
+    assert!(
+        first["line"].is_u64() && first["column"].is_u64(),
+        "{first}"
+    );
+
+    let wrong = weights("second", &[(&[4, 3], vec![1.0; 12]), (&[3], vec![0.0; 3])]);
+    fs::write(place.path("wrong.caffemodel"), wrong).unwrap();
+    let half = weights(
+        "first/ip",
+        &[(&[4, 3], vec![1.0; 12]), (&[4], vec![0.0; 4])],
+    );
+    fs::write(place.path("half.caffemodel"), half).unwrap();
+    let other = weights("third", &[(&[1], vec![1.0])]);
+    fs::write(place.path("other.caffemodel"), other).unwrap();
+    let shape = place.fails(
+        1,
+        "check net.prototxt -w half.caffemodel -w wrong.caffemodel",
+    );
+    assert!(
+        shape.contains("wrong.caffemodel: weight blob 0: expected shape 3×4"),
+        "{shape}"
+    );
+    let missing = place.fails(1, "check net.prototxt -w half.caffemodel");
+    assert!(
+        missing.contains("no weights for 1 layer: `second`"),
+        "{missing}"
+    );
+    let line = "check net.prototxt -w half.caffemodel -w other.caffemodel --allow-missing-weights";
+    let out = place.output(line);
+    assert_eq!(out.status.code(), Some(0));
+    assert!(text(&out.stderr).contains("other.caffemodel: not in this net: `third`"));
+    place.fails(2, "check net.prototxt two.prototxt -w half.caffemodel");
+}
+
+#[test]
+fn a_shape_that_is_left_open_is_no_error() {
+    let net = "layer { name: 'd' type: 'Data' top: 'd' top: 'l' data_param { source: 'x' batch_size: 4 } }
+        layer { name: 'c' type: 'Convolution' bottom: 'd' top: 'c' convolution_param { kernel_size: 3 num_output: OUT } }";
+    let good = net.replace("OUT", "2");
+    let place = Place::new(&[
+        ("good.prototxt", &good),
+        ("bad.prototxt", &net.replace("OUT", "0")),
+    ]);
+    let out = place.output("check good.prototxt");
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{told}");
+    assert!(
+        told.contains("note: layer `d`: the file does not tell the shape of input `d`"),
+        "{told}"
+    );
+    assert!(
+        place
+            .fails(1, "check bad.prototxt")
+            .contains("error: layer `c`")
+    );
+    place.fails(1, "summary good.prototxt");
+    place.ok("summary good.prototxt --shape d=4x3x9x9");
+}
+
+#[test]
+fn mixed_formats_are_taken_when_asked_for() {
+    let net = "input: 'd' input_dim: [1, 1, 1, 2]
+        layers { name: 'p' type: POWER bottom: 'd' top: 'p' power_param { shift: 1 } }
+        layer { name: 'q' type: 'Power' bottom: 'p' top: 'q' power_param { scale: 2 } }
+        layers { name: 'r' type: POWER bottom: 'q' top: 'r' power_param { shift: 1 } }";
+    let place = Place::new(&[("mixed.prototxt", net)]);
+    place.tensor("x.npy", &[1, 1, 1, 2], |i| i as f32);
+    let refused = place.fails(1, "run mixed.prototxt -i x.npy");
+    assert!(refused.contains("--allow-mixed"), "{refused}");
+    place.ok("run mixed.prototxt -i x.npy --allow-mixed --output-dir out");
+    assert_eq!(place.read("out/r.npy").data, [3.0, 5.0]);
+    place.ok("upgrade mixed.prototxt --allow-mixed -o new.prototxt");
+    place.ok("run new.prototxt -i x.npy --output-dir new");
+    assert_eq!(place.read("new/r.npy").data, [3.0, 5.0]);
+}
+
+#[test]
+fn inner_products_become_convolutions() {
+    let net = "input: 'd' input_dim: [1, 2, 3, 3]
+        layer { name: 'a' type: 'InnerProduct' bottom: 'd' top: 'a' inner_product_param { num_output: 4 } }
+        layer { name: 'r' type: 'ReLU' bottom: 'a' top: 'a' }
+        layer { name: 'b' type: 'InnerProduct' bottom: 'a' top: 'b' inner_product_param { num_output: 3 } }";
+    let place = Place::new(&[("net.prototxt", net)]);
+    place.tensor("small.npy", &[1, 2, 3, 3], |i| (i % 5) as f32 - 2.0);
+    place.tensor("large.npy", &[1, 2, 4, 3], |i| (i % 5) as f32 - 2.0);
+    place.ok("run net.prototxt -i small.npy --random-weights --output-dir flat");
+    place.ok("run net.prototxt -i small.npy --random-weights --fc-to-conv --output-dir dense");
+    let (flat, dense) = (place.read("flat/b.npy"), place.read("dense/b.npy"));
+    assert_eq!(dense.shape.dims(), [1, 3, 1, 1]);
+    let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+    assert!(flat.data.iter().zip(&dense.data).all(near));
+    place.ok(
+        "run net.prototxt -i large.npy --random-weights --fc-to-conv --reshape --output-dir map",
+    );
+    assert_eq!(place.read("map/b.npy").shape.dims(), [1, 3, 2, 1]);
+    let summary = json(&place.ok("summary net.prototxt --fc-to-conv --shape d=1x2x8x8 --json"));
+    assert_eq!(summary["blobs"]["b"], serde_json::json!([1, 3, 6, 6]));
+    place.ok("net.prototxt --fc-to-conv --shape d=1x2x8x8 -o net.rs");
+}
+
+/// What is no caffemodel is said to be what it is.
+#[test]
+fn weights_files_of_another_kind() {
+    let place = small();
+    for (content, word) in [
+        (&b"\x1f\x8b\x08\0"[..], "gzip"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "git lfs pull",
+        ),
+        (b"<html>", "HTML page"),
+        (b"layer { name: 'a' }", "-w takes the .caffemodel"),
+        (b"\x89HDF\r\n\x1a\n\0", "ends too early"),
+        (b"\x08\x01", "solver state"),
+    ] {
+        fs::write(place.path("w"), content).unwrap();
+        let message = place.fails(1, "run net.prototxt -i x.npy -w w");
+        assert!(message.contains(word), "{message}");
+    }
+    fs::write(place.path("w"), "").unwrap();
+    let empty = place.fails(1, "run net.prototxt -i x.npy -w w");
+    assert!(empty.contains("w: no layers, so no weights"), "{empty}");
+    place.ok("run net.prototxt -i x.npy -w w --allow-missing-weights");
+    let page = place.fails(1, "run w -i x.npy");
+    assert!(page.contains("the net has no layers"), "{page}");
 }
 
 #[test]

@@ -127,13 +127,7 @@ fn options() -> ir::Options {
 }
 
 fn input() -> Tensor {
-    let sign = |i: usize| {
-        if (i / 12).is_multiple_of(2) {
-            1.0
-        } else {
-            -1.0
-        }
-    };
+    let sign = |i: usize| [1.0, -1.0][i / 12 % 2];
     let data = (0..48).map(|i| sign(i) * (i % 12) as f32).collect();
     Tensor::new(Shape::new([4, 3, 2, 2]).unwrap(), data)
 }

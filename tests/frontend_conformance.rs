@@ -165,7 +165,7 @@ fn upgraded(sources: &mut Sources, path: &Path, solver: bool) -> Result<(String,
         return Ok((print_text(&parsed.message, "caffe.SolverParameter"), true));
     }
     let parsed = parse_text::<NetParameter>(sources, file, "caffe.NetParameter")?;
-    let upgraded = upgrade_net(parsed.message, Some(&parsed.spans))?;
+    let upgraded = upgrade_net(parsed.message, Some(&parsed.spans), false)?;
     assert_eq!(upgraded.param.layer.len(), upgraded.sources.len());
     let text = print_text(&upgraded.param, "caffe.NetParameter");
     Ok((text, upgraded.notes.is_empty()))
@@ -317,7 +317,7 @@ type LayerNumbers = (String, Vec<Vec<f32>>);
 
 /// All layers of a weights file.
 fn contents(path: &Path) -> Result<Vec<LayerNumbers>, String> {
-    let weights = WeightsFile::open(path).map_err(|e| e.to_string())?;
+    let weights = WeightsFile::open(path, false).map_err(|e| e.to_string())?;
     let blobs = |l: &caffec::frontend::binary::WeightLayer| {
         let blobs = l.blobs.iter().flatten();
         let numbers = blobs.map(|b| b.data.floats().into_owned());
@@ -383,7 +383,7 @@ fn weights_found_in_the_wild() {
     let mut failures = Vec::new();
     for path in &models {
         let bad = path.to_string_lossy().contains("bad-weights");
-        match (bad, WeightsFile::open(path)) {
+        match (bad, WeightsFile::open(path, false)) {
             (true, Ok(_)) => failures.push(format!("{}: accepted", path.display())),
             (true, Err(error)) => println!("{error}"),
             (false, Err(error)) => failures.push(error.to_string()),

@@ -42,14 +42,14 @@ pub enum Command {
     Dump(DumpArgs),
     /// Print a net or solver of any age in Caffe's current format
     Upgrade(UpgradeArgs),
-    /// Tell whether a file is right, and if not where it is wrong
+    /// Tell whether files are right, and if not where they are wrong
     Check(CheckArgs),
 }
 
 /// Which net, and which of its layers.
 #[derive(Args)]
 pub struct NetArgs {
-    /// The net: prototxt or binary, of any Caffe format; `-` reads standard input
+    /// The net (or its solver): prototxt or binary, of any Caffe format; `-` reads stdin
     #[arg(value_name = "NET")]
     pub net: PathBuf,
     #[command(flatten)]
@@ -57,9 +57,12 @@ pub struct NetArgs {
     /// Shape of an input, for example data=1x3x227x227 (repeatable)
     #[arg(long = "shape", value_name = "BLOB=DIMS", value_parser = shape)]
     pub shapes: Vec<(String, Shape)>,
+    /// Make InnerProduct layers convolutions, so that larger inputs give a map of scores
+    #[arg(long)]
+    pub fc_to_conv: bool,
 }
 
-/// The net state that layers are chosen by.
+/// How a net's file is read, and the state that its layers are chosen by.
 #[derive(Args, Default)]
 pub struct StateArgs {
     /// Phase that layers are chosen by
@@ -82,6 +85,9 @@ pub struct StateArgs {
     /// Stage that layers are chosen by (repeatable)
     #[arg(long = "stage", value_name = "NAME")]
     pub stages: Vec<String>,
+    /// Take a file that has records of both `layer` and `layers`
+    #[arg(long)]
+    pub allow_mixed: bool,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -224,15 +230,9 @@ pub struct Input {
     pub file: PathBuf,
 }
 
+/// What is compiled, for `compile` and `dump`.
 #[derive(Args)]
-pub struct CompileArgs {
-    #[command(flatten)]
-    pub net: NetArgs,
-    #[command(flatten)]
-    pub weights: WeightArgs,
-    /// The Rust file to write; beside it the weights, with .weights for .rs
-    #[arg(short, long, value_name = "FILE")]
-    pub output: PathBuf,
+pub struct PlanArgs {
     /// Batch size: replaces axis 0 of every input
     #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: Option<usize>,
@@ -242,9 +242,22 @@ pub struct CompileArgs {
     /// One layer at a time: no epilogues, no chains
     #[arg(long)]
     pub no_fuse: bool,
-    /// Instruction set; native stands for all, chosen where the program runs
+    /// Instruction set; native stands for all in Rust source, chosen where it runs
     #[arg(long, value_enum, default_value = "native")]
     pub isa: IsaArg,
+}
+
+#[derive(Args)]
+pub struct CompileArgs {
+    #[command(flatten)]
+    pub net: NetArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// The Rust file to write; beside it the weights, with .weights for .rs
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
     /// Put the weights into the binary (include_bytes! of the weights file)
     #[arg(long)]
     pub embed: bool,
@@ -341,18 +354,8 @@ pub struct DumpArgs {
     /// What the file is, where it could be either (only --at proto)
     #[arg(long = "as", value_enum, value_name = "KIND")]
     pub kind: Option<KindArg>,
-    /// Batch size: replaces axis 0 of every input
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub batch: Option<usize>,
-    /// Give this interior blob as an output as well (repeatable)
-    #[arg(long = "blob", value_name = "NAME")]
-    pub blobs: Vec<String>,
-    /// One layer at a time: no epilogues, no chains
-    #[arg(long)]
-    pub no_fuse: bool,
-    /// Instruction set
-    #[arg(long, value_enum, default_value = "native")]
-    pub isa: IsaArg,
+    #[command(flatten)]
+    pub plan: PlanArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -379,20 +382,35 @@ pub struct UpgradeArgs {
     /// What the file is, where it could be either
     #[arg(long = "as", value_enum, value_name = "KIND")]
     pub kind: Option<KindArg>,
-    /// Write to this file instead of standard output
+    /// Take a file that has records of both `layer` and `layers`
+    #[arg(long)]
+    pub allow_mixed: bool,
+    /// Write to this file instead of standard output; binary, with the blobs that a binary
+    /// net has, if its name ends in .caffemodel or .binaryproto
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct CheckArgs {
-    /// The net or solver; `-` reads standard input
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// What the file is, where it could be either
+    /// Nets or solvers; `-` reads standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Weights that are to suit the net (repeatable: later ones replace)
+    #[arg(
+        short,
+        long = "weights",
+        value_name = "FILE",
+        conflicts_with = "syntax"
+    )]
+    pub weights: Vec<PathBuf>,
+    /// With -w: layers may go without
+    #[arg(long, requires = "weights")]
+    pub allow_missing_weights: bool,
+    /// What the files are, where they could be either
     #[arg(long = "as", value_enum, value_name = "KIND")]
     pub kind: Option<KindArg>,
-    /// Only whether it can be read: no upgrade, no layers, no shapes
+    /// Only whether they can be read: no upgrade, no layers, no shapes
     #[arg(long)]
     pub syntax: bool,
     #[command(flatten)]
@@ -400,6 +418,9 @@ pub struct CheckArgs {
     /// Shape of an input, for example data=1x3x227x227 (repeatable)
     #[arg(long = "shape", value_name = "BLOB=DIMS", value_parser = shape)]
     pub shapes: Vec<(String, Shape)>,
+    /// Print one JSON object (docs/JSON.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -70,7 +70,7 @@ impl Setting {
             run::files(folder, &names)?;
         }
         model::note_stand_ins(&args.weights);
-        model::fill_weights(&args.weights, &mut graph)?;
+        model::fill_weights(&args.weights, &args.net, &mut graph)?;
         let (outputs, shown) = (model::output_tensors(&graph), graph.shown());
         Ok(Setting {
             machine: Machine::new(graph, &args.engine, isa, threads)?,
@@ -233,7 +233,7 @@ fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     for batch in batches {
         let wishes = model::wishes(&args.net, batch, &[]);
         let (mut graph, inputs) = stand_ins(&loaded, wishes, sources)?;
-        model::fill_weights(&args.weights, &mut graph)?;
+        model::fill_weights(&args.weights, &args.net, &mut graph)?;
         let name = graph.name.clone();
         let batch = inputs.first().and_then(|t| t.shape.first().copied());
         let duel = Duel::new(graph, inputs, isa)?;

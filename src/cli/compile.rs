@@ -1,8 +1,9 @@
 //! `caffec compile`: the net as one Rust source file, and its weights beside it.
 
-use super::args::{CompileArgs, IsaArg, WeightArgs};
+use super::Outcome;
+use super::args::{CompileArgs, NetArgs, PlanArgs, WeightArgs};
+use super::model::{self, Model};
 use super::talk::{self, Progress};
-use super::{Outcome, model};
 use caffec::backend::rust::{Emit, Weights, write_weights};
 use caffec::diag::{Result, Sources};
 use caffec::ir::Valid;
@@ -25,13 +26,9 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         spare_inputs(args, output)?;
     }
     let loaded = model::load(&args.net, sources)?;
-    let mut wishes = model::wishes(&args.net, args.batch, &args.blobs);
-    wishes.fed = Some(BTreeSet::new());
-    let mut graph = loaded.graph(&wishes, sources)?;
-    model::note_stand_ins(&args.weights);
-    let origin = weights_origin(&args.weights, &mut graph)?;
-    let plans = plan_all(&graph, args.isa, args.no_fuse)?;
-    let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();
+    let mut graph = graph(&loaded, &args.net, &args.plan, sources)?;
+    let origin = weights_origin(&args.weights, &args.net, &mut graph)?;
+    let plans = plan_all(&graph, &args.plan)?;
     let progress = Progress::new("packing weights");
     let block = plans[0].pack()?;
     let file_name = weights_path
@@ -39,18 +36,11 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         .unwrap_or_default()
         .to_string_lossy();
     progress.now("writing");
-    let source = Emit {
-        programs: &programs,
-        prototxt: &base_name(&loaded.name),
-        prototxt_sha256: &loaded.sha256,
-        weights_sha256: &origin,
-        weights: match args.embed {
-            true => Weights::Embed(&file_name),
-            false => Weights::File,
-        },
-        main: args.main,
-    }
-    .source();
+    let weights = match args.embed {
+        true => Weights::Embed(&file_name),
+        false => Weights::File,
+    };
+    let source = source(&loaded, &plans, &origin, weights, args.main);
     let mut staged = Staged::default();
     staged.write(&args.output, |out| out.write_all(source.as_bytes()))?;
     if !is_file_or_new(&args.output) {
@@ -59,7 +49,7 @@ pub fn run(args: &CompileArgs, sources: &mut Sources) -> Outcome {
         return Ok(());
     }
     staged.write(&weights_path, |mut out| {
-        write_weights(&mut out, &programs, &block)
+        write_weights(&mut out, &programs(&plans), &block)
     })?;
     staged.commit()?;
     drop(progress);
@@ -91,9 +81,17 @@ fn is_file_or_new(path: &Path) -> bool {
     path.metadata().map_or(true, |m| m.is_file())
 }
 
+/// The graph of a net to which nothing is fed yet.
+pub fn graph(loaded: &Model, net: &NetArgs, plan: &PlanArgs, sources: &Sources) -> Result<Valid> {
+    let mut wishes = model::wishes(net, plan.batch, &plan.blobs);
+    wishes.fed = Some(BTreeSet::new());
+    loaded.graph(&wishes, sources)
+}
+
 /// Fills the weights in; tells the header what they were made of.
-pub fn weights_origin(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
-    let origin = model::fill_weights(args, graph)?;
+pub fn weights_origin(args: &WeightArgs, net: &NetArgs, graph: &mut Valid) -> Result<String> {
+    model::note_stand_ins(args);
+    let origin = model::fill_weights(args, net, graph)?;
     match args.weights.is_empty() {
         true => Ok(origin),
         false => model::sha256_of(&args.weights),
@@ -101,18 +99,46 @@ pub fn weights_origin(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
 }
 
 /// The net for one instruction set, or for all if none is named.
-pub fn plan_all(graph: &Valid, isa: IsaArg, no_fuse: bool) -> Result<Vec<Plan>> {
+pub fn plan_all(graph: &Valid, args: &PlanArgs) -> Result<Vec<Plan>> {
     let _progress = Progress::new("compiling");
-    let isas = match isa.named() {
+    let isas = match args.isa.named() {
         Some(isa) => vec![isa],
         None => Isa::ALL.to_vec(),
     };
-    let one = |isa| plan(graph.clone(), &model::options(no_fuse, isa, Engine::Jit));
+    let one = |isa| {
+        plan(
+            graph.clone(),
+            &model::options(args.no_fuse, isa, Engine::Jit),
+        )
+    };
     isas.into_iter().map(one).collect()
 }
 
+fn programs(plans: &[Plan]) -> Vec<&Checked> {
+    plans.iter().map(|p| &p.program).collect()
+}
+
+/// The Rust source of a net.
+pub fn source(
+    loaded: &Model,
+    plans: &[Plan],
+    origin: &str,
+    weights: Weights,
+    main: bool,
+) -> String {
+    Emit {
+        programs: &programs(plans),
+        prototxt: &base_name(&loaded.name),
+        prototxt_sha256: &loaded.sha256,
+        weights_sha256: origin,
+        weights,
+        main,
+    }
+    .source()
+}
+
 /// The last part of a path, so that headers do not depend on folders.
-pub fn base_name(path: &str) -> String {
+fn base_name(path: &str) -> String {
     let name = Path::new(path).file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }

@@ -1,16 +1,14 @@
 //! `caffec dump`: the net at a stage of the compiler.
 
 use super::args::{DumpArgs, Stage};
-use super::compile::{base_name, plan_all, weights_origin};
-use super::{Failure, Outcome, model};
+use super::{Failure, Outcome, compile, model};
 use caffec::backend::jit;
-use caffec::backend::rust::{Emit, Weights};
-use caffec::diag::{Result, Sources};
+use caffec::backend::rust::Weights;
+use caffec::diag::Sources;
 use caffec::frontend::canonical_text;
-use caffec::kernel::Checked;
+use caffec::leaf::Isa;
 use caffec::plan;
 use caffec::runtime::exec::Engine;
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 pub fn run(args: &DumpArgs, sources: &mut Sources) -> Outcome {
@@ -31,29 +29,23 @@ pub fn run(args: &DumpArgs, sources: &mut Sources) -> Outcome {
 
 fn compiled(args: &DumpArgs, sources: &mut Sources) -> Result<String, Failure> {
     let loaded = model::load(&args.net, sources)?;
-    let mut wishes = model::wishes(&args.net, args.batch, &args.blobs);
-    wishes.fed = Some(BTreeSet::new());
-    let mut graph = loaded.graph(&wishes, sources)?;
+    let mut graph = compile::graph(&loaded, &args.net, &args.plan, sources)?;
     if args.at == Stage::Ir {
         return Ok(graph.dump());
     }
-    model::note_stand_ins(&args.weights);
-    let origin = weights_origin(&args.weights, &mut graph)?;
+    let origin = compile::weights_origin(&args.weights, &args.net, &mut graph)?;
     if args.at == Stage::Rust {
-        let plans = plan_all(&graph, args.isa, args.no_fuse)?;
-        let programs: Vec<&Checked> = plans.iter().map(|p| &p.program).collect();
-        return Ok(Emit {
-            programs: &programs,
-            prototxt: &base_name(&loaded.name),
-            prototxt_sha256: &loaded.sha256,
-            weights_sha256: &origin,
-            weights: Weights::File,
-            main: false,
-        }
-        .source());
+        let plans = compile::plan_all(&graph, &args.plan)?;
+        return Ok(compile::source(
+            &loaded,
+            &plans,
+            &origin,
+            Weights::File,
+            false,
+        ));
     }
-    let isa = args.isa.named().unwrap_or_else(caffec::leaf::Isa::detect);
-    let plan = plan(graph, &model::options(args.no_fuse, isa, Engine::Jit))?;
+    let isa = args.plan.isa.named().unwrap_or_else(Isa::detect);
+    let plan = plan(graph, &model::options(args.plan.no_fuse, isa, Engine::Jit))?;
     Ok(match args.at {
         Stage::Fused => plan.graph.dump(),
         Stage::Kernel => plan.program.dump(),

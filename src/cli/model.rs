@@ -3,9 +3,9 @@
 use super::args::{Backend, EngineArgs, NetArgs, StateArgs, WeightArgs};
 use super::talk::{self, Progress};
 use super::{Failure, IsaArg};
-use caffec::diag::{Diagnostic, Result, Sources};
+use caffec::diag::{Diagnostic, Kind, Result, Sources, clean};
 use caffec::frontend::binary::WeightsFile;
-use caffec::frontend::{Net, State, load_net};
+use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, load_net};
 use caffec::ir::{self, Built, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
 use caffec::lower::Chains;
@@ -55,21 +55,76 @@ impl From<&StateArgs> for State {
             phase: args.phase.into(),
             level: args.level,
             stages: args.stages.clone(),
+            allow_mixed: args.allow_mixed,
         }
     }
 }
 
 /// Reads the net; says what was lost on the way.
 pub fn load(args: &NetArgs, sources: &mut Sources) -> Result<Model> {
-    load_state(&args.net, &args.state, sources)
+    let mut model = read(&args.net, &args.state, None, sources)?;
+    talk::notes(sources, &model.net.notes);
+    if args.fc_to_conv {
+        let layers = ir::fc_to_conv(&mut model.net)?;
+        talk::say(&match layers.is_empty() {
+            true => "note: --fc-to-conv: no InnerProduct layer over height and width".to_string(),
+            false => format!("note: convolutions now: {}", clean(&layers.join(", "))),
+        });
+    }
+    Ok(model)
 }
 
-pub fn load_state(path: &Path, state: &StateArgs, sources: &mut Sources) -> Result<Model> {
+/// Reads the net of a file, or that of the solver in it.
+pub fn read(
+    path: &Path,
+    state: &StateArgs,
+    kind: Option<FileKind>,
+    sources: &mut Sources,
+) -> Result<Model> {
     let (name, bytes) = read_file(path)?;
     let sha256 = hex(&Sha256::digest(&bytes));
-    let net = load_net(&name, bytes, sources, &state.into())?;
-    talk::notes(sources, &net.notes);
+    match frontend::load(&name, bytes, sources, &state.into(), kind)? {
+        Loaded::Net(net) => Ok(Model {
+            name,
+            sha256,
+            net: *net,
+        }),
+        Loaded::Solver(solver) => read_net_of(path, solver, sources),
+    }
+}
+
+fn read_net_of(path: &Path, solver: SolverNet, sources: &mut Sources) -> Result<Model> {
+    let (name, bytes) = read_file(&net_file(path, &solver)?)?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    let mut net = load_net(&name, bytes, sources, &solver.state)?;
+    let which = format!("this is a solver: its net is {name}");
+    let notes = solver.notes.into_iter();
+    let notes = notes.chain([Diagnostic::invalid(which).at(solver.at)]);
+    net.notes.splice(..0, notes);
     Ok(Model { name, sha256, net })
+}
+
+/// Where the net of a solver is: seen from the solver's folder, from here, or from a
+/// folder above the solver, since solvers are written to be used from Caffe's root.
+///
+/// Errors: `Open`.
+fn net_file(path: &Path, solver: &SolverNet) -> Result<PathBuf> {
+    let named = Path::new(&solver.file);
+    let mut folders = path.ancestors().skip(1);
+    let beside = folders.next().unwrap_or(Path::new(""));
+    let places = [beside, Path::new("")].into_iter().chain(folders);
+    let mut files = places.map(|folder| folder.join(named));
+    if let Some(file) = files.find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let message = format!("the solver's net `{}` is not there", solver.file);
+    let error = Diagnostic::new(Kind::Open, message).at(solver.at);
+    let near = named.file_name().map(|name| beside.join(name));
+    Err(match near.filter(|file| file.is_file()) {
+        Some(near) => error.help(format!("{} is there: is it the net?", near.display())),
+        None => error.help("it is looked for from the solver's folder, from here and from the folders above the solver"),
+    }
+    .into())
 }
 
 /// What to build, before any input is looked at.
@@ -109,20 +164,21 @@ pub fn note_stand_ins(args: &WeightArgs) {
 }
 
 /// Gives the graph its parameters; tells what they come from, in one line.
-pub fn fill_weights(args: &WeightArgs, graph: &mut Valid) -> Result<String> {
+pub fn fill_weights(args: &WeightArgs, net: &NetArgs, graph: &mut Valid) -> Result<String> {
+    let allow_mixed = net.state.allow_mixed;
     let progress = Progress::new("reading weights");
-    let files: Result<Vec<WeightsFile>> = args
-        .weights
-        .iter()
-        .map(|path| WeightsFile::open(path))
-        .collect();
+    let open = |path: &PathBuf| {
+        let file = WeightsFile::open(path, allow_mixed)?;
+        Ok((path.display().to_string(), file))
+    };
+    let files: Result<Vec<(String, WeightsFile)>> = args.weights.iter().map(open).collect();
     let files = files?;
-    let names: Vec<String> = args
-        .weights
+    let named: Vec<Named> = files
         .iter()
-        .map(|p| p.display().to_string())
+        .map(|(name, file)| (name.as_str(), file))
         .collect();
-    let named: Vec<Named> = names.iter().map(String::as_str).zip(&files).collect();
+    let empty = named.iter().filter(|(_, file)| file.layers.is_empty());
+    empty.for_each(|(name, _)| talk::say(&format!("note: {name}: no layers, so no weights")));
     let seed = args.random_weights.unwrap_or(1);
     let missing = match (args.allow_missing_weights, files.is_empty()) {
         (true, _) => Missing::Fill(seed),

@@ -168,21 +168,22 @@ impl Contents {
 
 impl WeightsFile {
     /// Maps the caffemodel at `path` and finds its layers and blobs. An empty file
-    /// has none, as in Caffe.
+    /// has none, as in Caffe. `layer` and `layers` may stand in one file only if
+    /// `allow_mixed`.
     ///
     /// Errors: `Io`; `Invalid` if it is not a caffemodel or a broken one;
     /// `Unsupported` for what Caffe never writes into HDF5.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, allow_mixed: bool) -> Result<Self> {
         let contents = Contents::open(path).map_err(|e| Diagnostic::io(path, &e))?;
-        Self::read(&path.display().to_string(), contents)
+        Self::read(&path.display().to_string(), contents, allow_mixed)
     }
 
     /// The same from memory; `name` is for messages.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
-        Self::read(name, Contents::Read(bytes))
+        Self::read(name, Contents::Read(bytes), false)
     }
 
-    fn read(name: &str, contents: Contents) -> Result<Self> {
+    fn read(name: &str, contents: Contents, allow_mixed: bool) -> Result<Self> {
         let file = Arc::new(contents);
         if file.bytes().starts_with(hdf5::SIGNATURE) {
             let layers = hdf5::read_weights(name, &file)?;
@@ -193,7 +194,7 @@ impl WeightsFile {
         }
         let walk = Walk { name, file };
         walk.check_is_binary("weights")?;
-        walk.net()
+        walk.net(allow_mixed)
     }
 }
 
@@ -238,15 +239,21 @@ impl Walk<'_> {
         }
         if !bytes.is_empty() && is_text(bytes) {
             let message = format!("{name}: this is text, not {wanted} in binary form");
-            return Err(Diagnostic::invalid(message).into());
+            let error = Diagnostic::invalid(message);
+            return Err(match wanted {
+                "weights" => error.help("a prototxt is the net; -w takes the .caffemodel"),
+                _ => error,
+            }
+            .into());
         }
         Ok(())
     }
 
-    fn net(&self) -> Result<WeightsFile> {
+    fn net(&self, allow_mixed: bool) -> Result<WeightsFile> {
         let ty = Schema::caffe().message("caffe.NetParameter");
         let bytes = self.file.bytes();
-        let mut layers: [Vec<WeightLayer>; 2] = Default::default();
+        let mut layers = Vec::new();
+        let mut formats = [false; 2];
         for record in wire::records(bytes) {
             let record = record.map_err(|e| self.broken_net(ty, e))?;
             let field = ty.numbered(record.number);
@@ -257,16 +264,17 @@ impl Walk<'_> {
             let layer_type = field.and_then(layer_type);
             if let (Some(layer_type), Payload::Bytes(inside)) = (layer_type, record.payload) {
                 let old = usize::from(layer_type.name == "caffe.V1LayerParameter");
-                layers[old].push(self.layer(inside, layer_type)?);
+                formats[old] = true;
+                layers.push(self.layer(inside, layer_type)?);
             }
         }
-        let [current, old] = layers;
-        if !current.is_empty() && !old.is_empty() {
+        if formats == [true; 2] && !allow_mixed {
             let why = "the file has layers of the current and of an older format";
-            return Err(self.error(why, 0).into());
+            let help = "with --allow-mixed all are taken";
+            return Err(self.error(why, 0).help(help).into());
         }
         Ok(WeightsFile {
-            layers: [current, old].concat(),
+            layers,
             owners_only: false,
         })
     }
@@ -526,9 +534,24 @@ impl Gather {
 ///
 /// Errors: `Invalid`.
 pub fn read_net_binary(name: &str, bytes: &[u8]) -> Result<(NetParameter, Vec<Diagnostic>)> {
+    read_net(name, bytes, false)
+}
+
+/// The same with the blobs.
+///
+/// Errors: also `Unsupported`, for blobs that would lose `raw_data`.
+pub fn read_net_with_blobs(name: &str, bytes: &[u8]) -> Result<(NetParameter, Vec<Diagnostic>)> {
+    read_net(name, bytes, true)
+}
+
+fn read_net(name: &str, bytes: &[u8], blobs: bool) -> Result<(NetParameter, Vec<Diagnostic>)> {
+    if let Some(what) = foreign(bytes) {
+        return Err(Diagnostic::invalid(format!("{name}: {what}")).into());
+    }
     let mut strip = Strip {
         name,
         whole: bytes,
+        blobs,
         unknown: BTreeSet::new(),
     };
     let mut out = Vec::new();
@@ -537,6 +560,11 @@ pub fn read_net_binary(name: &str, bytes: &[u8]) -> Result<(NetParameter, Vec<Di
         Schema::caffe().message("caffe.NetParameter"),
         &mut out,
     )?;
+    let raw_data = |(ty, number): &(&str, u32)| *ty == "caffe.BlobProto" && *number == RAW_DATA;
+    if strip.unknown.iter().any(raw_data) {
+        let message = format!("{name}: writing blobs with `raw_data` anew");
+        return Err(Diagnostic::unsupported(message).into());
+    }
     let net = NetParameter::decode(out.as_slice())
         .map_err(|e| Diagnostic::invalid(format!("{name}: {e}")))?;
     let note = |(ty, number): &(&str, u32)| {
@@ -546,10 +574,12 @@ pub fn read_net_binary(name: &str, bytes: &[u8]) -> Result<(NetParameter, Vec<Di
     Ok((net, strip.unknown.iter().map(note).collect()))
 }
 
-/// Copies a message without blobs, and so that prost can read its strings.
+/// Copies a message, without blobs if they are not wanted, and so that prost can read
+/// its strings.
 struct Strip<'a> {
     name: &'a str,
     whole: &'a [u8],
+    blobs: bool,
     unknown: BTreeSet<(&'static str, u32)>,
 }
 
@@ -592,7 +622,7 @@ impl<'a> Strip<'a> {
             out.extend_from_slice(value);
         };
         match (Schema::caffe().message_of(field), payload) {
-            (Some(ty), Payload::Bytes(_)) if ty.name == "caffe.BlobProto" => {}
+            (Some(ty), Payload::Bytes(_)) if ty.name == "caffe.BlobProto" && !self.blobs => {}
             (Some(ty), Payload::Bytes(inside)) => {
                 let mut inner = Vec::new();
                 self.message(inside, ty, &mut inner)?;

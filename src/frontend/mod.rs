@@ -20,6 +20,7 @@ mod hdf5;
 mod numbers;
 mod print;
 pub mod schema;
+mod solver;
 mod source;
 mod spans;
 pub mod text;
@@ -28,12 +29,15 @@ pub mod wire;
 
 pub use bind::{Parsed, parse_text};
 pub use print::{print_text, print_wire};
+pub use solver::SolverNet;
 pub use source::LayerSource;
 pub use spans::Spans;
 
-use crate::diag::{Diagnostic, Errors, FileId, Result, Sources, Span};
+use crate::diag::{Diagnostic, Result, Sources};
+use prost::Message as _;
 use proto::{LayerParameter, NetParameter, NetState, Phase, SolverParameter};
 use schema::{MessageType, Schema};
+use std::collections::BTreeSet;
 
 /// The message types of `proto/caffe.proto`.
 pub mod proto {
@@ -58,6 +62,8 @@ pub struct State {
     pub level: i32,
     /// In addition to those that the file sets.
     pub stages: Vec<String>,
+    /// Records of `layer` and of `layers` may stand in one file, which Caffe refuses.
+    pub allow_mixed: bool,
 }
 
 impl Default for State {
@@ -66,6 +72,7 @@ impl Default for State {
             phase: Phase::Test,
             level: 0,
             stages: Vec::new(),
+            allow_mixed: false,
         }
     }
 }
@@ -77,20 +84,70 @@ pub struct Net {
     pub param: NetParameter,
     /// One for each `param.layer`.
     pub layers: Vec<LayerSource>,
+    /// Indices of layers that became convolutions (`ir::fc_to_conv`): files have their
+    /// weights as those of InnerProduct layers.
+    pub flat: BTreeSet<usize>,
     /// Layers of the file that are not part of the net in this state.
     pub elsewhere: Vec<(LayerParameter, LayerSource)>,
     /// What was ignored or lost, as in Caffe: for the user to know, no errors.
     pub notes: Vec<Diagnostic>,
 }
 
-/// Reads a net, text or binary, upgrades it and keeps the layers of `state`. `name` is
-/// the file's name for messages; text is added to `sources`.
+/// What a file turned out to hold.
+#[derive(Debug)]
+pub enum Loaded {
+    /// A net, or a solver with its net inside.
+    Net(Box<Net>),
+    /// A solver whose net is in another file.
+    Solver(SolverNet),
+}
+
+/// Reads a net or a solver, text or binary; a net is upgraded and keeps the layers of
+/// `state`. `name` is the file's name for messages; text is added to `sources`. `kind`
+/// none: guessed.
 ///
-/// Errors: `Invalid`, also for a solver given as a net. Source: BVLC/caffe `net.cpp`,
-/// `Net(param_file, phase, level, stages)` and `Init` up to `FilterNet`.
+/// Errors: `Invalid`. Source: BVLC/caffe `net.cpp`, `Net(param_file, phase, level,
+/// stages)` and `Init` up to `FilterNet`.
+pub fn load(
+    name: &str,
+    bytes: Vec<u8>,
+    sources: &mut Sources,
+    state: &State,
+    kind: Option<FileKind>,
+) -> Result<Loaded> {
+    if kind != Some(FileKind::Solver)
+        && let Some((param, notes)) = read_binary(name, &bytes)?
+    {
+        let net = finish((param, None, notes), state)?;
+        return Ok(Loaded::Net(Box::new(net)));
+    }
+    let file = sources.add(name, bytes);
+    match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
+        FileKind::Net => {
+            let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
+            let net = finish((parsed.message, Some(parsed.spans), Vec::new()), state)?;
+            Ok(Loaded::Net(Box::new(net)))
+        }
+        FileKind::Solver => solver::load(sources, file, state),
+    }
+}
+
+/// Reads a net as [`load`] does.
+///
+/// Errors: `Invalid`, also for a solver whose net is in another file.
 pub fn load_net(name: &str, bytes: Vec<u8>, sources: &mut Sources, state: &State) -> Result<Net> {
-    let (param, spans, mut notes) = read_net(name, bytes, sources)?;
-    let upgraded = upgrade::upgrade_net(param, spans.as_ref())?;
+    match load(name, bytes, sources, state, None)? {
+        Loaded::Net(net) => Ok(*net),
+        Loaded::Solver(solver) => {
+            let error = Diagnostic::invalid("this is a solver, not a net").at(solver.at);
+            Err(error.help(format!("its net is `{}`", solver.file)).into())
+        }
+    }
+}
+
+/// From the message as read to the net of `state`.
+fn finish((param, spans, mut notes): Bound, state: &State) -> Result<Net> {
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), state.allow_mixed)?;
     notes.extend(upgraded.notes);
     let mut param = upgraded.param;
     let state = net_state(&param, state);
@@ -106,6 +163,7 @@ pub fn load_net(name: &str, bytes: Vec<u8>, sources: &mut Sources, state: &State
     Ok(Net {
         param,
         layers,
+        flat: BTreeSet::new(),
         elsewhere,
         notes,
     })
@@ -122,18 +180,6 @@ fn net_state(param: &NetParameter, state: &State) -> NetState {
 }
 
 type Bound = (NetParameter, Option<Spans>, Vec<Diagnostic>);
-
-fn read_net(name: &str, bytes: Vec<u8>, sources: &mut Sources) -> Result<Bound> {
-    if let Some((param, notes)) = read_binary(name, &bytes)? {
-        return Ok((param, None, notes));
-    }
-    let file = sources.add(name, bytes);
-    if file_kind(sources.text(file)) == FileKind::Solver {
-        return Err(solver_as_net(sources, file).into());
-    }
-    let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
-    Ok((parsed.message, Some(parsed.spans), Vec::new()))
-}
 
 /// The net of a file in binary form; `None` if it is text, or should be by its name:
 /// the text parser can say where it went wrong.
@@ -177,25 +223,6 @@ fn outermost(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-fn solver_as_net(sources: &Sources, file: FileId) -> Diagnostic {
-    let solver = parse_text::<SolverParameter>(sources, file, SOLVER).ok();
-    let net = solver.and_then(|parsed| {
-        let solver = parsed.message;
-        let test = solver.test_net.into_iter().next();
-        solver.net.or(test).or(solver.train_net)
-    });
-    let start = Span {
-        file,
-        start: 0,
-        end: 0,
-    };
-    let error = Diagnostic::invalid("this is a solver, not a net").at(start);
-    match net {
-        Some(net) => error.help(format!("its net is `{net}`")),
-        None => error,
-    }
-}
-
 /// The file as canonical text format, before any upgrade. `kind` none: guessed.
 pub fn canonical_text(
     name: &str,
@@ -219,35 +246,61 @@ pub fn canonical_text(
     }
 }
 
-/// The file in the current format, as text, and what was lost on the way: what
-/// Caffe's `upgrade_net_proto_text` and `upgrade_solver_proto_text` write. `kind`
+/// The file in the current format, as text without blobs, and what was lost on the way:
+/// what Caffe's `upgrade_net_proto_text` and `upgrade_solver_proto_text` write. `kind`
 /// none: guessed.
 pub fn upgraded_text(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,
     kind: Option<FileKind>,
-) -> Result<(String, Vec<Diagnostic>), Errors> {
-    let guessed = || match is_text(&bytes) {
-        true => file_kind(&bytes),
-        false => FileKind::Net,
+    allow_mixed: bool,
+) -> Result<(String, Vec<Diagnostic>)> {
+    let (param, spans, mut notes) = match read_binary(name, &bytes)? {
+        Some((param, notes)) if kind != Some(FileKind::Solver) => (param, None, notes),
+        _ => {
+            let file = sources.add(name, bytes);
+            if kind.unwrap_or_else(|| file_kind(sources.text(file))) == FileKind::Solver {
+                let mut parsed: Parsed<SolverParameter> = parse_text(sources, file, SOLVER)?;
+                upgrade::upgrade_solver(&mut parsed.message, Some(&parsed.spans))?;
+                return Ok((print_text(&parsed.message, SOLVER), Vec::new()));
+            }
+            let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
+            (parsed.message, Some(parsed.spans), Vec::new())
+        }
     };
-    if kind.unwrap_or_else(guessed) == FileKind::Solver {
-        let file = sources.add(name, bytes);
-        let mut parsed: Parsed<SolverParameter> = parse_text(sources, file, SOLVER)?;
-        upgrade::upgrade_solver(&mut parsed.message, Some(&parsed.spans))?;
-        return Ok((print_text(&parsed.message, SOLVER), Vec::new()));
-    }
-    let (param, spans, mut notes) = read_net(name, bytes, sources)?;
-    let upgraded = upgrade::upgrade_net(param, spans.as_ref())?;
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), allow_mixed)?;
     notes.extend(upgraded.notes);
     Ok((print_text(&upgraded.param, NET), notes))
+}
+
+/// A net in the current format, in binary form, with its blobs if it is binary now, as
+/// Caffe's `upgrade_net_proto_binary` writes it; and what was lost on the way.
+pub fn upgraded_binary(
+    name: &str,
+    bytes: Vec<u8>,
+    sources: &mut Sources,
+    allow_mixed: bool,
+) -> Result<(Vec<u8>, Vec<Diagnostic>)> {
+    let (param, spans, mut notes) = match is_text(&bytes) {
+        false => {
+            let (param, notes) = binary::read_net_with_blobs(name, &bytes)?;
+            (param, None, notes)
+        }
+        true => {
+            let file = sources.add(name, bytes);
+            let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
+            (parsed.message, Some(parsed.spans), Vec::new())
+        }
+    };
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), allow_mixed)?;
+    notes.extend(upgraded.notes);
+    Ok((upgraded.param.encode_to_vec(), notes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message as _;
 
     fn load(text: &str, state: &State) -> (Sources, Result<Net>) {
         let mut sources = Sources::default();
@@ -275,7 +328,7 @@ mod tests {
         let train = State {
             phase: Phase::Train,
             level: 1,
-            stages: vec![],
+            ..State::default()
         };
         let net = load(text, &train).1.unwrap();
         assert_eq!(names(&net), ["level", "train"]);

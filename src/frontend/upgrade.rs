@@ -29,10 +29,21 @@ pub struct Upgraded {
 
 /// Brings a net to the current format; one that is current stays as it is.
 ///
+/// `layer` and `layers` in one file are taken in the order of the file if
+/// `allow_mixed`, those of `layers` first where it is binary.
+///
 /// Errors: `Invalid` where Caffe refuses, and where it reads past the end of
 /// `input_dim` or `input_shape`.
-pub fn upgrade_net(mut net: NetParameter, spans: Option<&Spans>) -> Result<Upgraded> {
+pub fn upgrade_net(
+    mut net: NetParameter,
+    spans: Option<&Spans>,
+    allow_mixed: bool,
+) -> Result<Upgraded> {
     let mut notes = Vec::new();
+    let beside = match allow_mixed {
+        true => std::mem::take(&mut net.layer),
+        false => Vec::new(),
+    };
     let old_layers = std::mem::take(&mut net.layers);
     let mut old: Vec<Old> = old_layers
         .into_iter()
@@ -46,16 +57,22 @@ pub fn upgrade_net(mut net: NetParameter, spans: Option<&Spans>) -> Result<Upgra
         old = v0_to_v1(&mut net, old, spans, &mut notes)?;
     }
     move_transformation(&mut old);
-    let mut layers: Vec<Sourced> = std::mem::take(&mut net.layer)
-        .into_iter()
+    let current = beside.into_iter().chain(std::mem::take(&mut net.layer));
+    let mut layers: Vec<Sourced> = current
         .zip(sources(spans, "layer"))
         .map(|(layer, spans)| (layer, LayerSource::current(spans)))
         .collect();
-    if let (Some(first), false) = (old.first(), layers.is_empty()) {
-        return Err(mixed_formats(first, &layers[0].1).into());
-    }
     notes.extend(layers.iter().filter_map(without_effect));
-    layers.extend(old.into_iter().map(|o| (v1_to_v2(o.layer), o.source)));
+    if let (Some(first), false) = (old.first(), layers.is_empty()) {
+        if !allow_mixed {
+            return Err(mixed_formats(first, &layers[0].1).into());
+        }
+        let message = "`layer` and `layers` are taken in the order of the file";
+        notes.push(Diagnostic::invalid(message).at(first.source.span()));
+    }
+    let old = old.into_iter().map(|o| (v1_to_v2(o.layer), o.source));
+    layers = old.chain(layers).collect();
+    layers.sort_by_key(|(_, source)| source.span().map(|span| span.start));
     if !net.input.is_empty() {
         inputs_to_layer(&mut net, &mut layers, spans, &mut notes)?;
     }
@@ -114,7 +131,7 @@ fn mixed_formats(old: &Old, current: &LayerSource) -> Diagnostic {
         "the net has both `layer` records (current format) and `layers` records (older format)",
     )
     .at(old.source.span())
-    .help("write all of them as `layer { type: \"…\" … }`");
+    .help("write all of them as `layer { type: \"…\" … }`, or give --allow-mixed");
     match current.span() {
         Some(span) => error.related(span, "a `layer` record"),
         None => error,
@@ -642,12 +659,18 @@ fn inputs_to_layer(
     if !shapes.is_empty() && !dims.is_empty() {
         note("input_dim", "input_dim has no effect beside input_shape");
     }
-    let shapes_ragged = shapes.is_empty() && !dims.len().is_multiple_of(4);
-    let dims_shape = |four: &[i32]| BlobShape {
-        dim: four.iter().map(|&d| d.into()).collect(),
+    // C3D's blobs have a length before the height.
+    let of_clips = |(layer, _): &Sourced| layer.r#type().ends_with("3D");
+    let per_input = match dims.len() == 5 * names.len() && layers.iter().any(of_clips) {
+        true => 5,
+        false => 4,
+    };
+    let shapes_ragged = shapes.is_empty() && !dims.len().is_multiple_of(per_input);
+    let dims_shape = |dims: &[i32]| BlobShape {
+        dim: dims.iter().map(|&d| d.into()).collect(),
     };
     let mut shape: Vec<BlobShape> = match shapes.is_empty() {
-        true => dims.chunks_exact(4).map(dims_shape).collect(),
+        true => dims.chunks_exact(per_input).map(dims_shape).collect(),
         false => shapes,
     };
     if shape.len() < names.len() {
@@ -670,7 +693,8 @@ fn inputs_to_layer(
         input_param: Some(InputParameter { shape }),
         ..Default::default()
     };
-    layers.insert(0, (layer, LayerSource::inputs(spans.cloned())));
+    let source = LayerSource::inputs(spans.cloned(), per_input);
+    layers.insert(0, (layer, source));
     Ok(())
 }
 
@@ -725,7 +749,7 @@ mod tests {
         let mut sources = Sources::default();
         let file = sources.add("net", text.into());
         let parsed = parse_text(&sources, file, "caffe.NetParameter").unwrap();
-        let upgraded = upgrade_net(parsed.message, Some(&parsed.spans))
+        let upgraded = upgrade_net(parsed.message, Some(&parsed.spans), false)
             .map_err(|errors| sources.render_all(&errors))?;
         let notes = upgraded.notes.iter().map(|d| sources.render(d));
         let text = print_text(&upgraded.param, "caffe.NetParameter");
@@ -818,6 +842,16 @@ mod tests {
         for text in ["input: 'x'", "input: 'x' input_dim: [1, 2, 3, 4, 5]"] {
             assert_eq!(upgrade(text).unwrap().1.len(), 1, "{text}");
         }
+    }
+
+    #[test]
+    fn inputs_of_c3d_have_five_dimensions() {
+        let text = "input: 'x' input_dim: [1, 3, 16, 8, 8] layers { type: POOLING3D }";
+        let input = r#"layer { name: "input" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 8 dim: 8 } } }"#;
+        assert_eq!(
+            quietly(text),
+            format!("{input} layer {{ type: \"Pooling3D\" }}")
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::labels;
 use super::sharing::Sharing;
 use super::wiring::{Layer, Wiring};
 use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
-use crate::diag::{Diagnostic, Errors, Result, did_you_mean};
+use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
 use crate::frontend::Net;
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Feed, Op, Registry};
@@ -286,7 +286,7 @@ impl<'a> Builder<'a> {
         let given = self.options.shapes.get(name).cloned();
         let shape = given.or(declared).ok_or_else(|| {
             let message = format!("the file does not tell the shape of input `{name}`");
-            let d = Diagnostic::invalid(message).at(layer.span());
+            let d = Diagnostic::new(Kind::Open, message).at(layer.span());
             d.layer(layer.name())
                 .help(format!("give it: --shape {name}=1x3x224x224"))
         })?;

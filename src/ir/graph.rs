@@ -114,6 +114,9 @@ pub struct Param {
     pub layer: String,
     pub index: usize,
     pub spec: ParamSpec,
+    /// Weights of a convolution that was an InnerProduct layer: files have them as
+    /// outputs × inputs.
+    pub flat: bool,
     /// Missing until weights are assigned.
     pub data: Option<FloatData>,
 }

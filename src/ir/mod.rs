@@ -7,6 +7,7 @@
 pub mod build;
 mod dump;
 mod epilogue;
+mod fc_to_conv;
 pub mod graph;
 mod labels;
 pub mod pointwise;
@@ -21,6 +22,7 @@ mod verify;
 mod wiring;
 
 pub use build::{Built, Incomplete, Options, build};
+pub use fc_to_conv::fc_to_conv;
 pub use graph::{
     Activation, Blob, BlobId, Count, Epilogue, Graph, Node, NodeId, Param, ParamId, ParamSpec,
     Shown,

@@ -135,6 +135,7 @@ fn own(graph: &mut Graph, layer: &Layer, index: usize, spec: ParamSpec) -> Resul
         layer: layer.name().to_string(),
         index,
         spec,
+        flat: layer.flat && index == 0,
         data,
     });
     Ok(ParamId(graph.params.len() as u32 - 1))

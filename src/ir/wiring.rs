@@ -9,18 +9,28 @@ use std::collections::{BTreeSet, HashMap};
 pub struct Layer<'a> {
     pub param: &'a LayerParameter,
     pub source: &'a LayerSource,
+    /// As [`Net::flat`] says.
+    pub flat: bool,
 }
 
 impl<'a> Layer<'a> {
     pub fn all(net: &'a Net) -> impl Iterator<Item = Layer<'a>> {
-        let pairs = net.param.layer.iter().zip(&net.layers);
-        pairs.map(|(param, source)| Layer { param, source })
+        let pairs = net.param.layer.iter().zip(&net.layers).enumerate();
+        pairs.map(|(i, (param, source))| Layer {
+            param,
+            source,
+            flat: net.flat.contains(&i),
+        })
     }
 
     /// Those that the net does not have in its state.
     pub fn elsewhere(net: &'a Net) -> impl Iterator<Item = Layer<'a>> {
         let pairs = net.elsewhere.iter();
-        pairs.map(|(param, source)| Layer { param, source })
+        pairs.map(|(param, source)| Layer {
+            param,
+            source,
+            flat: false,
+        })
     }
 
     pub fn name(&self) -> &'a str {

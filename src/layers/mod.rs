@@ -14,11 +14,13 @@ use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
 mod loss;
+mod moves;
 mod recurrent;
 mod registry;
 #[cfg(test)]
 mod testing;
 
+pub use moves::Moves;
 pub use registry::{Custom, Registry};
 
 /// What a layer may ask while it is made or shapes are inferred.
@@ -143,7 +145,6 @@ fn weights_and_bias(
 /// The routine that stands in a layer's file as `mod routine` with a function `run`:
 /// `routine!("interp")` in `interp.rs`, with the names of the files whose `mod routine`
 /// it uses after it.
-#[allow(unused_macros)]
 macro_rules! routine {
     ($name:literal $(, $also:literal)*) => {
         $crate::leaf::routine::Routine {
@@ -156,8 +157,6 @@ macro_rules! routine {
         }
     };
 }
-#[allow(unused_imports)]
-use routine;
 
 /// `top[i] = f(bottom[i])` in f64, rounded once.
 fn map(bottom: &Tensor, top: &mut Tensor, f: impl Fn(f64) -> f64) {
@@ -216,16 +215,24 @@ pub trait Layer: Debug + Send + Sync {
 
     /// The meaning: naive loops, sums in f64, rounded once per output. `tops` come
     /// zeroed, with their shapes, then the layer's state as the last forward pass left
-    /// it. The given form runs the layer's routine.
+    /// it. The given form does what `moves` or `routine` say.
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let bottom_shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        if let Some(moves) = self.moves(&bottom_shapes) {
+            return moves.apply(bottoms[0], &mut tops[0]);
+        }
         let top_shapes: Vec<Shape> = tops.iter().map(|t| t.shape.clone()).collect();
         let call = self.routine(&bottom_shapes, &top_shapes);
-        let call = call.expect("a layer has a reference or a routine");
+        let call = call.expect("a layer has a reference, moves or a routine");
         let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
         let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
         let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
         call.run(&bottoms, &params, &mut tops);
+    }
+
+    /// The top as elements of bottom 0 in some order, if that is what the layer is.
+    fn moves(&self, _bottoms: &[Shape]) -> Option<Moves> {
+        None
     }
 
     /// The layer as one self-contained function that all engines run, for types whose
@@ -291,7 +298,8 @@ pub trait Layer: Debug + Send + Sync {
     }
 
     /// Emits the kernels. Not asked of layers that are element-wise (passes turn them
-    /// into expressions), views or inputs. The given form calls the layer's routine.
+    /// into expressions), views or inputs. The given form does what `moves` or
+    /// `routine` say.
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
         let shapes = |blobs: &[BlobId]| -> Vec<Shape> {
             blobs
@@ -299,6 +307,9 @@ pub trait Layer: Debug + Send + Sync {
                 .map(|&blob| b.graph.shape(blob).clone())
                 .collect()
         };
+        if let Some(moves) = self.moves(&shapes(&node.bottoms)) {
+            return lower::moves(b, node, &moves);
+        }
         if let Some(call) = self.routine(&shapes(&node.bottoms), &shapes(&node.tops)) {
             let state = self.state(&shapes(&node.bottoms));
             return lower::routine(b, node, call, &state);
@@ -571,17 +582,22 @@ layers! {
     memory_data::MemoryData = "MemoryData";
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss";
     mvn::Mvn = "MVN";
+    pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
+    permute::Permute = "Permute" | "Transpose";
     pooling::Pooling = "Pooling" | "Pooling3D";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     python::Python = "Python";
     reduction::Reduction = "Reduction";
     relu::Relu = "ReLU";
+    reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
     resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
+    reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
     scale::Scale = "Scale";
+    shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";
     silence::Silence = "Silence";
@@ -590,6 +606,7 @@ layers! {
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
     spp::Spp = "SPP";
+    squeeze::Squeeze = "Squeeze";
     swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";

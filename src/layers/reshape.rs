@@ -1,9 +1,13 @@
 //! `Reshape`: the same elements under another shape (Caffe `reshape_layer.cpp`).
+//!
+//! With `pixelshuffler: r` (Synopsys, Intel) instead, N × C × H × W becomes
+//! N × C/r² × H·r × W·r: channel `c·r² + a·r + b` at `[h][w]` goes to channel c at
+//! `[h·r + a][w·r + b]`.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Moves};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::LayerParameter;
-use crate::ir::{Shape, Tensor};
+use crate::ir::Shape;
 
 #[derive(Clone, Debug)]
 pub struct Reshape {
@@ -14,6 +18,8 @@ pub struct Reshape {
     pub axis: i32,
     /// Number of axes replaced; −1 is all.
     pub num_axes: i32,
+    /// 1: none.
+    pixelshuffler: usize,
 }
 
 impl Reshape {
@@ -28,11 +34,32 @@ impl Reshape {
             dims: dims.collect(),
             axis: 0,
             num_axes: -1,
+            pixelshuffler: 1,
         }
+    }
+
+    /// Shape of the top where pixels are shuffled.
+    fn shuffled(&self, bottom: &Shape, cx: &Cx) -> Result<Vec<Shape>> {
+        let r = self.pixelshuffler;
+        let area = r.checked_mul(r);
+        let (&[n, c, h, w], Some(area)) = (bottom.dims(), area) else {
+            let message = format!("wants a bottom of 4 axes, not {bottom}");
+            return Err(cx.invalid("reshape_param.pixelshuffler", message).into());
+        };
+        if !c.is_multiple_of(area) {
+            let message = format!("{area} does not divide the channels of {bottom}");
+            return Err(cx.invalid("reshape_param.pixelshuffler", message).into());
+        }
+        let dims = Shape::new([n, c / area, h * r, w * r]);
+        Ok(vec![cx.locate("reshape_param.pixelshuffler", dims)?])
     }
 }
 
 impl Layer for Reshape {
+    fn claims() -> &'static [&'static str] {
+        &["reshape_param.pixelshuffler"]
+    }
+
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
@@ -50,11 +77,18 @@ impl Layer for Reshape {
             dims,
             axis: reshape.axis(),
             num_axes: reshape.num_axes(),
+            pixelshuffler: match reshape.pixelshuffler() {
+                1 => 1,
+                r => cx.positive("reshape_param.pixelshuffler", r as u32)?,
+            },
         })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let bottom = &bottoms[0];
+        if self.pixelshuffler != 1 {
+            return self.shuffled(bottom, cx);
+        }
         let bad = |message: String| cx.invalid("reshape_param", message);
         let (start, end) = self.replaced(bottom, &bad)?;
         let mut dims = bottom[..start].to_vec();
@@ -85,12 +119,32 @@ impl Layer for Reshape {
         Ok(vec![top])
     }
 
-    fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
-        tops[0].data.copy_from_slice(&bottoms[0].data);
+    fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
+        let r = self.pixelshuffler;
+        let whole = |len: usize| Moves {
+            base: 0,
+            axes: vec![(len, 1)],
+        };
+        let (&[n, c, h, w], false) = (bottoms[0].dims(), r == 1) else {
+            return Some(whole(bottoms[0].count()));
+        };
+        let plane = h * w;
+        let axes = [
+            (n, c * plane),
+            (c / (r * r), r * r * plane),
+            (h, w),
+            (r, r * plane),
+            (w, 1),
+            (r, plane),
+        ];
+        Some(Moves {
+            base: 0,
+            axes: axes.map(|(extent, stride)| (extent, stride as i64)).to_vec(),
+        })
     }
 
     fn shares_storage(&self) -> bool {
-        true
+        self.pixelshuffler == 1
     }
 }
 
@@ -128,6 +182,7 @@ fn rest(bottom: &Shape, dims: &[usize]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{forward, refusal, tensor};
     use super::*;
 
     fn top(bottom: &[usize], dims: &[i32], axis: i32, num_axes: i32) -> Option<Vec<usize>> {
@@ -144,9 +199,26 @@ mod tests {
             dims: dims.to_vec(),
             axis,
             num_axes,
+            pixelshuffler: 1,
         };
         let top = reshape.infer(&[Shape::new(bottom).unwrap()], &cx).ok()?;
         Some(top[0].to_vec())
+    }
+
+    #[test]
+    fn pixels_are_shuffled() {
+        let param = LayerParameter {
+            reshape_param: Some(crate::frontend::proto::ReshapeParameter {
+                pixelshuffler: Some(2),
+                ..Default::default()
+            }),
+            ..LayerParameter::default()
+        };
+        let x = tensor(&[1, 4, 1, 2], [0., 1., 10., 11., 20., 21., 30., 31.]);
+        let y = forward::<Reshape>(&param, &[x], &[]);
+        assert_eq!(y[0].shape.to_vec(), [1, 1, 2, 4]);
+        assert_eq!(y[0].data, [0., 10., 1., 11., 20., 30., 21., 31.]);
+        assert!(refusal::<Reshape>(&param, &[&[1, 3, 2, 2]]).contains("does not divide"));
     }
 
     #[test]

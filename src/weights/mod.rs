@@ -44,11 +44,7 @@ pub type Named<'a> = (&'a str, &'a WeightsFile);
 /// Errors: `Invalid` for each layer whose number of blobs or whose shapes differ, for
 /// layers without weights if they are refused, and for fillers that Caffe refuses.
 pub fn load(graph: &mut Graph, files: &[Named], missing: Missing) -> Result<()> {
-    let mut wrong = Vec::new();
-    for file in files {
-        wrong.extend(assign(graph, *file));
-    }
-    Errors::none_or(wrong, ())?;
+    Errors::none_or(take(graph, files), ())?;
     match missing {
         Missing::Refuse => refuse(graph),
         Missing::Fill(seed) => fill(graph, seed),
@@ -57,6 +53,12 @@ pub fn load(graph: &mut Graph, files: &[Named], missing: Missing) -> Result<()> 
             Ok(())
         }
     }
+}
+
+/// Takes what the files have, where it suits the graph; returns what does not.
+pub fn take(graph: &mut Graph, files: &[Named]) -> Vec<Diagnostic> {
+    let one = |file: &Named| assign(graph, *file);
+    files.iter().flat_map(one).collect()
 }
 
 /// Takes what a file has; returns what is wrong with it.
@@ -123,7 +125,8 @@ fn matching<'a>(
     for (i, (spec, blob)) in specs.iter().zip(&layer.blobs).enumerate() {
         let Some(blob) = blob else { continue };
         let shape = &spec.shape;
-        if !fits(shape, blob) {
+        let flat = graph[params[i]].flat.then(|| flattened(shape));
+        if !fits(shape, blob) && !flat.is_some_and(|flat| fits(&flat, blob)) {
             let found = describe(blob);
             return Err(format!(
                 "weight blob {i}: expected shape {shape}, found {found}"
@@ -147,9 +150,14 @@ fn owned_elsewhere(graph: &Graph, node: usize, index: usize) -> bool {
     earlier.chain(&own[..index]).any(|id| *id == own[index])
 }
 
+/// The first axis, and all others as one.
+fn flattened(shape: &Shape) -> [usize; 2] {
+    [shape[0], shape[1..].iter().product()]
+}
+
 /// Caffe `blob.cpp`, `ShapeEquals`: num × channels × height × width may have leading
 /// ones.
-fn fits(shape: &Shape, blob: &WeightBlob) -> bool {
+fn fits(shape: &[usize], blob: &WeightBlob) -> bool {
     let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
     if blob.legacy && dims.len() <= 4 {
         let ones = vec![1; 4 - dims.len()];
@@ -171,7 +179,8 @@ fn is_missing(graph: &Graph, node: &Node) -> bool {
     node.params.iter().any(|&id| graph[id].data.is_none())
 }
 
-fn refuse(graph: &Graph) -> Result<()> {
+/// Errors: `Invalid`, naming the layers whose parameters have no data.
+pub fn refuse(graph: &Graph) -> Result<()> {
     let missing = graph.nodes.iter().filter(|n| is_missing(graph, n));
     let names: Vec<String> = missing.map(|n| format!("`{}`", n.name)).collect();
     if names.is_empty() {

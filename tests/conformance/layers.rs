@@ -34,6 +34,14 @@ impl Case {
         })
     }
 
+    /// Id, group and run of a case that Caffe accepts.
+    pub fn accepted(&self) -> Option<(String, String, Run)> {
+        let text = |key: &str| self.text(key).to_string();
+        let weights = texts(&self.json["weights"]);
+        let run = self.run(weights.first().copied());
+        (self.text("expect") == "ok").then(|| (text("id"), text("layer"), run))
+    }
+
     fn text(&self, key: &str) -> &str {
         self.json[key].as_str().unwrap_or_default()
     }

@@ -4,6 +4,7 @@
 //! README tells the formats, and `CAFFEC_ZOO` that of the nets which some of them are
 //! about. Without these the tests say so and pass.
 
+mod emitted;
 mod engines;
 mod layers;
 mod models;
@@ -12,7 +13,7 @@ mod shapes;
 
 use caffec::diag::{Errors, Kind, Sources};
 use engines::ENGINES;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -126,6 +127,53 @@ fn layer_cases() {
 }
 
 #[test]
+fn fork_cases() {
+    let Some(folder) = folder("CAFFEC_CONFORMANCE") else {
+        return;
+    };
+    let cases = paths(&folder.join("forks"), |p| p.join("case.json").exists());
+    let outcomes = on_all_cores(&cases, |path| {
+        let case = layers::Case::read(path);
+        ENGINES.iter().map(|e| case.outcome(e)).collect()
+    });
+    check(&outcomes, |_| false);
+}
+
+/// One case of every layer type, and all of chains and rules of the net.
+#[test]
+fn emitted_cases() {
+    let Some(folder) = folder("CAFFEC_CONFORMANCE") else {
+        return;
+    };
+    let mut seen = BTreeSet::new();
+    let mut cases = Vec::new();
+    for kind in ["layers", "forks"] {
+        for path in paths(&folder.join(kind), |p| p.join("case.json").exists()) {
+            let Some((id, group, run)) = layers::Case::read(&path).accepted() else {
+                continue;
+            };
+            let all = ["chain", "net"].contains(&group.as_str());
+            if all || seen.insert((kind, group.clone())) {
+                cases.push((id, group, run));
+            }
+        }
+    }
+    const TOGETHER: usize = 40;
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let mut running = Vec::new();
+        while !cases.is_empty() {
+            let some = cases.split_off(cases.len().saturating_sub(TOGETHER));
+            running.push(scope.spawn(|| emitted::outcomes(some)));
+        }
+        running
+            .into_iter()
+            .flat_map(|r| r.join().unwrap())
+            .collect()
+    });
+    check(&outcomes, |_| true);
+}
+
+#[test]
 fn trained_models() {
     let (Some(folder), Some(zoo)) = (folder("CAFFEC_CONFORMANCE"), folder("CAFFEC_ZOO")) else {
         return;
@@ -147,6 +195,7 @@ fn shapes_of_the_zoo() {
     let is_case = |p: &Path| p.to_string_lossy().ends_with(".shapes.json");
     let mut cases = paths(&folder.join("shapes"), is_case);
     cases.extend(paths(&folder.join("shapes/replaced"), is_case));
+    cases.extend(paths(&folder.join("shapes-forks"), is_case));
     let outcomes = on_all_cores(&cases, |path| {
         vec![shapes::Shapes::read(path, &zoo).outcome()]
     });

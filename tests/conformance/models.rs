@@ -36,9 +36,6 @@ impl Model {
         if self.json.get("edit").is_some() {
             return Verdict::Skipped("a net that the case changes");
         }
-        if !self.json["fork"].is_null() {
-            return Verdict::Skipped("a net for a fork of Caffe");
-        }
         let mut sources = Sources::default();
         let got = match self.run().run(engine, &mut sources) {
             Ok(got) => got,

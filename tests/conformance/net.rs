@@ -17,13 +17,23 @@ pub struct Run {
     pub state: State,
     pub inputs: BTreeMap<String, Tensor>,
     pub options: Options,
-    /// How often the net runs; the last outputs count.
+    /// Forward passes, of which the last one counts.
     pub forwards: usize,
 }
 
 impl Run {
     /// The graph's outputs by name: Caffe's own, then those asked for.
     pub fn run(self, engine: &Engine, sources: &mut Sources) -> Result<Vec<(String, Tensor)>> {
+        let forwards = self.forwards;
+        let (graph, inputs) = self.graph(sources)?;
+        let names: Vec<String> = names(&graph);
+        let shown = graph.shown();
+        let outputs = (engine.run)(graph, &inputs, forwards)?;
+        Ok(names.into_iter().zip(shown.of(&outputs)).collect())
+    }
+
+    /// The graph with its weights, and a tensor for each of its inputs.
+    pub fn graph(self, sources: &mut Sources) -> Result<(Valid, Vec<Tensor>)> {
         let net = load(&self.prototxt, sources, &self.state)?;
         let (mut graph, _) = build(&net, &self.options).valid()?;
         load_weights(&mut graph, self.weights)?;
@@ -33,11 +43,14 @@ impl Run {
             None => unfed(&graph, *b),
         };
         let inputs: Vec<Tensor> = graph.inputs.iter().map(feed).collect();
-        let names: Vec<String> = graph.shown_outputs().iter().map(name).collect();
-        let shown = graph.shown();
-        let outputs = (engine.run)(graph, &inputs, self.forwards)?;
-        Ok(names.into_iter().zip(shown.of(&outputs)).collect())
+        Ok((graph, inputs))
     }
+}
+
+/// Names of the outputs.
+pub fn names(graph: &Graph) -> Vec<String> {
+    let shown = graph.shown_outputs().iter();
+    shown.map(|&blob| graph[blob].name.clone()).collect()
 }
 
 pub fn load(prototxt: &Path, sources: &mut Sources, state: &State) -> Result<Net> {
@@ -56,7 +69,7 @@ fn unfed(graph: &Graph, input: BlobId) -> Tensor {
 
 /// Weights of a file, if there is one; the rest keeps its fillers, as in Caffe.
 fn load_weights(graph: &mut Valid, file: Option<PathBuf>) -> Result<()> {
-    let file = file.map(|f| WeightsFile::open(&f)).transpose()?;
+    let file = file.map(|f| WeightsFile::open(&f, false)).transpose()?;
     let files: Vec<_> = file.iter().map(|f| ("weights", f)).collect();
     graph.edit("weights", |g| weights::load(g, &files, Missing::Fill(1)))
 }
@@ -72,6 +85,7 @@ pub fn state(json: &Value) -> State {
             .iter()
             .map(|s| s.to_string())
             .collect(),
+        allow_mixed: false,
     }
 }
 

@@ -400,6 +400,54 @@ fn pictures_with_mean_labels_and_top() {
     );
 }
 
+/// What a data layer says of pictures holds where options do not.
+#[test]
+fn pictures_are_transformed_as_the_data_layer_says() {
+    let net = "layer { name: 'data' type: 'ImageData' top: 'data' top: 'label'
+          image_data_param { source: 'x' batch_size: 1 new_height: 4 new_width: 4 }
+          transform_param { crop_size: 2 scale: 0.5 mirror: true MEAN } }
+        layer { name: 'same' type: 'Power' bottom: 'data' top: 'same' }";
+    let place = Place::new(&[
+        (
+            "values.prototxt",
+            &net.replace("MEAN", "mean_value: [1, 2, 3]"),
+        ),
+        (
+            "lost.prototxt",
+            &net.replace("MEAN", "mean_file: 'examples/mean.npy'"),
+        ),
+    ]);
+    fs::create_dir(place.path("nets")).unwrap();
+    fs::copy(
+        place.path("lost.prototxt"),
+        place.path("nets/file.prototxt"),
+    )
+    .unwrap();
+    let picture = image::RgbImage::from_fn(4, 4, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    picture.save(place.path("p.png")).unwrap();
+    // Centre: rows and columns 1 and 2; blue 9 − 1, green y − 2, red x − 3, all halved.
+    place.ok("run values.prototxt -i data=p.png --output-dir out");
+    let want = [
+        4.0, 4.0, 4.0, 4.0, -0.5, -0.5, 0.0, 0.0, -1.0, -0.5, -1.0, -0.5,
+    ];
+    assert_eq!(place.read("out/same.npy").data, want);
+    place.ok("run values.prototxt -i data=p.png --mirror --mean 0 --scale 1 --output-dir own");
+    assert_eq!(place.read("own/same.npy").data[8..], [2.0, 1.0, 2.0, 1.0]);
+    let lost = place.fails(1, "run lost.prototxt -i data=p.png");
+    assert!(
+        lost.starts_with("lost.prototxt:3:") && lost.contains("`examples/mean.npy` is not there"),
+        "{lost}"
+    );
+    place.ok("run lost.prototxt -i data=p.png --mean 0 --output-dir none");
+    fs::create_dir(place.path("examples")).unwrap();
+    place.tensor("examples/mean.npy", &[3, 4, 4], |i| {
+        if i / 16 == 2 { (i % 4) as f32 } else { 0.0 }
+    });
+    // The mean is cut like the picture, so that red vanishes.
+    place.ok("run nets/file.prototxt -i data=p.png --output-dir mean");
+    assert_eq!(place.read("mean/same.npy").data[8..], [0.0; 4]);
+}
+
 #[test]
 fn summary_as_far_as_it_goes() {
     let place = small();

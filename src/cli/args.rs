@@ -197,12 +197,16 @@ pub struct InputArgs {
     /// Pictures: cut the centre out, N or HxW
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub crop: Option<Size>,
-    /// Pictures: subtract a value, one per channel (104,117,123), or a .npy or .binaryproto
+    /// Pictures: subtract a value, one per channel (104,117,123), or a .npy or .binaryproto.
+    /// This, --resize, --crop and --scale are else as the data layer's transform_param says
     #[arg(long, value_name = "VALUES|FILE", allow_hyphen_values = true)]
     pub mean: Option<String>,
     /// Pictures: multiply by this after the mean [default: 1]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub scale: Option<f32>,
+    /// Pictures: exchange left and right
+    #[arg(long)]
+    pub mirror: bool,
     /// Pictures: order of the channels [default: bgr, as Caffe]
     #[arg(long, value_enum, value_name = "ORDER")]
     pub channel_order: Option<OrderArg>,

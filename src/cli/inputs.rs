@@ -1,14 +1,16 @@
 //! From `-i` to the tensors that feed a net.
 
-use super::Failure;
 use super::args::InputArgs;
-use super::model::Model;
-use caffec::diag::{Diagnostic, Result, Sources, did_you_mean};
+use super::model::{self, Model};
+use super::{Failure, talk};
+use caffec::diag::{Diagnostic, Kind, Result, Sources, did_you_mean};
+use caffec::frontend::LayerSource;
+use caffec::frontend::proto::LayerParameter;
 use caffec::ir::{self, BlobId, Graph, Tensor, Valid};
 use caffec::runtime::picture::{Mean, Transform};
 use caffec::runtime::tensor_file::{self, Format, Wanted, read_input};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Files by the name of the input that they feed.
 type Files = BTreeMap<String, Vec<PathBuf>>;
@@ -22,14 +24,14 @@ pub fn feed(
     sources: &Sources,
 ) -> Result<(Valid, Vec<Tensor>), Failure> {
     let mut files = named(args);
-    let transform = transform(args)?;
+    check_picture_options(args)?;
     options.fed = Some(files.keys().cloned().collect());
     let mut tensors = BTreeMap::new();
     if args.reshape {
         // Arrays bring their shapes, so that the file need not tell them.
         for (name, paths) in &files {
             if arrays(paths)? {
-                let tensor = read_any(name, paths, &transform)?;
+                let tensor = read_any(name, paths)?;
                 options.shapes.insert(name.clone(), tensor.shape.clone());
                 tensors.insert(name.clone(), tensor);
             }
@@ -56,6 +58,7 @@ pub fn feed(
             shape: &blob.shape,
             reshape: args.reshape,
         };
+        let transform = transform(args, model, (&blob.name, paths), sources)?;
         let tensor = read_input(paths, wanted, &transform)?;
         if args.reshape {
             options
@@ -166,41 +169,159 @@ fn arrays(paths: &[PathBuf]) -> Result<bool> {
     Ok(true)
 }
 
-fn read_any(blob: &str, paths: &[PathBuf], transform: &Transform) -> Result<Tensor> {
+fn read_any(blob: &str, paths: &[PathBuf]) -> Result<Tensor> {
     let wanted = Wanted {
         blob,
         shape: &ir::Shape::default(),
         reshape: true,
     };
-    read_input(paths, wanted, transform)
+    read_input(paths, wanted, &Transform::default())
 }
 
-/// What the picture options ask for. Errors: they are given and no input is a picture.
-fn transform(args: &InputArgs) -> Result<Transform, Failure> {
+/// Errors: wrong usage where options for pictures are given and no input is one.
+fn check_picture_options(args: &InputArgs) -> Result<(), Failure> {
     let asked = [
         ("--resize", args.resize.is_some()),
         ("--crop", args.crop.is_some()),
         ("--mean", args.mean.is_some()),
         ("--scale", args.scale.is_some()),
+        ("--mirror", args.mirror),
         ("--channel-order", args.channel_order.is_some()),
     ];
     if let Some((option, _)) = asked.iter().find(|(_, given)| *given) {
         let mut pictures = false;
         for input in &args.inputs {
-            pictures |= Format::of_file(&input.file)? == Format::Picture;
+            pictures |= is_picture(&input.file)?;
         }
         if !pictures {
             let message = format!("{option} is for pictures, and no input is one");
             return Err(Failure::Usage(message));
         }
     }
+    Ok(())
+}
+
+fn is_picture(path: &Path) -> Result<bool> {
+    Ok(Format::of_file(path)? == Format::Picture)
+}
+
+/// What happens to the pictures `paths` for the input `blob`: what the options say, else
+/// what the data layer does that the input stands for.
+fn transform(
+    args: &InputArgs,
+    model: &Model,
+    (blob, paths): (&str, &[PathBuf]),
+    sources: &Sources,
+) -> Result<Transform> {
+    let mut layer = Transform::default();
+    if paths
+        .iter()
+        .map(|p| is_picture(p))
+        .collect::<Result<Vec<_>>>()?
+        .contains(&true)
+    {
+        let layers = model.net.param.layer.iter().zip(&model.net.layers);
+        let mut makers =
+            layers.filter(|(param, _)| param.top.first().is_some_and(|top| top == blob));
+        if let Some((param, source)) = makers.next() {
+            let found = DataLayer {
+                model,
+                param,
+                source,
+            }
+            .transform(args.mean.is_none());
+            let (transform, notes) = found?;
+            talk::notes(sources, &notes);
+            layer = transform;
+        }
+    }
     Ok(Transform {
-        resize: args.resize,
-        crop: args.crop,
-        mean: args.mean.as_deref().map(mean).transpose()?,
-        scale: args.scale.unwrap_or(1.0),
+        resize: args.resize.or(layer.resize),
+        crop: args.crop.or(layer.crop),
+        mean: match &args.mean {
+            Some(text) => Some(mean(text)?),
+            None => layer.mean,
+        },
+        scale: args.scale.unwrap_or(layer.scale),
+        mirror: args.mirror,
         order: args.channel_order.map(Into::into).unwrap_or_default(),
     })
+}
+
+/// A layer that reads pictures in Caffe.
+struct DataLayer<'a> {
+    model: &'a Model,
+    param: &'a LayerParameter,
+    source: &'a LayerSource,
+}
+
+impl DataLayer<'_> {
+    /// What the layer does to pictures by its `transform_param` (Caffe
+    /// `data_transformer.cpp`) and, for ImageData, `new_height` and `new_width`; and
+    /// what there is to know about it.
+    ///
+    /// Errors: `Open` for a mean that is wanted and not there; those of reading it.
+    fn transform(&self, wants_mean: bool) -> Result<(Transform, Vec<Diagnostic>)> {
+        let given = self.param.transform_param.clone().unwrap_or_default();
+        let image = self.param.image_data_param.clone().unwrap_or_default();
+        let mut notes = Vec::new();
+        let mut transform = Transform {
+            scale: given.scale(),
+            ..Transform::default()
+        };
+        let mut said = Vec::new();
+        let size = (image.new_height() as usize, image.new_width() as usize);
+        if size.0 > 0 && size.1 > 0 {
+            transform.resize = Some(size);
+            said.push(format!("resized to {}×{}", size.0, size.1));
+        }
+        if given.crop_size() > 0 {
+            let size = given.crop_size() as usize;
+            transform.crop = Some((size, size));
+            said.push(format!("cut to {size}×{size}"));
+        }
+        if wants_mean && given.mean_file.is_some() {
+            let file = self.mean_file(given.mean_file())?;
+            transform.mean = Some(tensor_file::read_mean(&file)?);
+            said.push(format!("minus {}", file.display()));
+        } else if wants_mean && !given.mean_value.is_empty() {
+            let values: Vec<String> = given.mean_value.iter().map(f32::to_string).collect();
+            said.push(format!("minus {}", values.join(",")));
+            transform.mean = Some(Mean::Values(given.mean_value.clone()));
+        }
+        if given.scale() != 1.0 {
+            said.push(format!("times {}", given.scale()));
+        }
+        if !said.is_empty() {
+            notes.push(self.say(format!("pictures are {}", said.join(", "))));
+        }
+        if given.mirror() {
+            let message = "Caffe mirrors pictures at random; here --mirror does, and else nothing";
+            notes.push(self.say(message.into()));
+        }
+        if !given.resize_param.is_empty() {
+            let message = "pictures are not resized as resize_param says: --resize does it";
+            notes.push(self.say(message.into()));
+        }
+        Ok((transform, notes))
+    }
+
+    fn mean_file(&self, name: &str) -> Result<PathBuf> {
+        let file = model::named_file(Path::new(&self.model.name), name);
+        file.ok_or_else(|| {
+            let message = format!("the mean file `{name}` is not there");
+            let at = self.source.span_of("transform_param.mean_file");
+            let error = Diagnostic::new(Kind::Open, message).at(at);
+            let help = "give it (--mean FILE), or values (--mean 104,117,123; --mean 0 for none)";
+            error.layer(self.param.name()).help(help).into()
+        })
+    }
+
+    fn say(&self, message: String) -> Diagnostic {
+        let note = Diagnostic::invalid(message);
+        let note = note.at(self.source.span_of("transform_param"));
+        note.layer(self.param.name())
+    }
 }
 
 /// Numbers if all parts are numbers, else a file.

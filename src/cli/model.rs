@@ -104,22 +104,26 @@ fn read_net_of(path: &Path, solver: SolverNet, sources: &mut Sources) -> Result<
     Ok(Model { name, sha256, net })
 }
 
-/// Where the net of a solver is: seen from the solver's folder, from here, or from a
-/// folder above the solver, since solvers are written to be used from Caffe's root.
-///
-/// Errors: `Open`.
-fn net_file(path: &Path, solver: &SolverNet) -> Result<PathBuf> {
-    let named = Path::new(&solver.file);
-    let mut folders = path.ancestors().skip(1);
+/// The file that the file `from` calls `name`: seen from its folder, from here, or from
+/// a folder above it, since such names are written to be used from Caffe's root.
+pub fn named_file(from: &Path, name: &str) -> Option<PathBuf> {
+    let mut folders = from.ancestors().skip(1);
     let beside = folders.next().unwrap_or(Path::new(""));
     let places = [beside, Path::new("")].into_iter().chain(folders);
-    let mut files = places.map(|folder| folder.join(named));
-    if let Some(file) = files.find(|file| file.is_file()) {
+    places
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Where the net of a solver is. Errors: `Open`.
+fn net_file(path: &Path, solver: &SolverNet) -> Result<PathBuf> {
+    if let Some(file) = named_file(path, &solver.file) {
         return Ok(file);
     }
     let message = format!("the solver's net `{}` is not there", solver.file);
     let error = Diagnostic::new(Kind::Open, message).at(solver.at);
-    let near = named.file_name().map(|name| beside.join(name));
+    let name = Path::new(&solver.file).file_name();
+    let near = name.map(|name| path.with_file_name(name));
     Err(match near.filter(|file| file.is_file()) {
         Some(near) => error.help(format!("{} is there: is it the net?", near.display())),
         None => error.help("it is looked for from the solver's folder, from here and from the folders above the solver"),

@@ -61,7 +61,7 @@ pub fn parse_text<M: prost::Message + Default>(
         mut errors,
         ..
     } = binder;
-    errors.extend(syntax_error.map(|e| syntax_diagnostic(file, e)));
+    errors.extend(syntax_error.map(|e| syntax_diagnostic(bytes, file, e)));
     errors.sort_by_key(|d| d.at.map(|span| span.start));
     errors.truncate(MAX_ERRORS);
     Errors::none_or(errors, ())?;
@@ -72,13 +72,14 @@ pub fn parse_text<M: prost::Message + Default>(
     })
 }
 
-fn syntax_diagnostic(file: FileId, error: text::SyntaxError) -> Diagnostic {
+fn syntax_diagnostic(text: &[u8], file: FileId, error: text::SyntaxError) -> Diagnostic {
     let span = |at| Span {
         file,
         start: at,
         end: at,
     };
-    let d = Diagnostic::invalid(error.message).at(span(error.at));
+    let mut d = Diagnostic::invalid(error.message).at(span(error.at));
+    d.help = text::hint(text, error.at).map(str::to_string);
     match error.related {
         Some((at, note)) => d.related(span(at), note),
         None => d,
@@ -156,9 +157,16 @@ impl<'a> Binder<'a> {
                 "it is a field of {}: is a `}}` missing before it?",
                 outer.short_name()
             ))
+        } else if ty.name == "caffe.NetParameter" && self.layer_has(name) {
+            d.help("it is a field of LayerParameter: is `layer {` missing before it?")
         } else {
             d
         }
+    }
+
+    fn layer_has(&self, name: &str) -> bool {
+        let layer = self.schema.message("caffe.LayerParameter");
+        layer.field(name).is_some()
     }
 
     fn check_count(&self, def: &FieldType, field: &Field, first: Option<u32>) -> Result1<()> {

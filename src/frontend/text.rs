@@ -136,11 +136,29 @@ pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
         _ if lower.starts_with(b"<!doctype") || lower.starts_with(b"<html") => {
             "this is an HTML page: the download went wrong"
         }
+        _ if bytes.starts_with(b"b0VIM ") => {
+            "this is a swap file of the editor Vim, not the file that was edited"
+        }
         _ if head.starts_with(b"version https://git-lfs") => {
             "this is a git-lfs pointer, the file itself was not fetched: run `git lfs pull`"
         }
         _ => return None,
     })
+}
+
+/// What may be behind a syntax error at `at`.
+pub fn hint(text: &[u8], at: u32) -> Option<&'static str> {
+    let (before, rest) = text.split_at_checked(at as usize)?;
+    match rest {
+        [b'$' | b'%' | b'@', ..] => Some("this looks like a placeholder of a template: fill it in"),
+        [b'{', ..] if before.ends_with(b"{") => {
+            Some("`{{` looks like that of a template: fill it in")
+        }
+        [b'.' | b'/' | b'~', ..] if before.trim_ascii_end().ends_with(b":") => {
+            Some("is it a string? Then a quote is missing before it")
+        }
+        _ => None,
+    }
 }
 
 fn unreadable(text: &[u8]) -> Option<&'static str> {

@@ -3,7 +3,7 @@
 //! In: the bytes of a PNG or JPEG. Out: a `1 × C × H × W` blob. The order is that of
 //! Caffe's `transform_param` and pycaffe's `io.Transformer`, values 0 to 255:
 //! resize → crop the centre → channel order → subtract the mean → multiply by the
-//! scale.
+//! scale → mirror.
 
 use crate::diag::{Diagnostic, Result};
 use crate::ir::{Shape, Tensor};
@@ -41,6 +41,8 @@ pub struct Transform {
     pub mean: Option<Mean>,
     /// Factor after the mean is subtracted.
     pub scale: f32,
+    /// Left and right change places in the end.
+    pub mirror: bool,
     pub order: ChannelOrder,
 }
 
@@ -51,6 +53,7 @@ impl Default for Transform {
             crop: None,
             mean: None,
             scale: 1.0,
+            mirror: false,
             order: ChannelOrder::default(),
         }
     }
@@ -133,6 +136,11 @@ impl Transform {
             blob.subtract(mean, resized.size)?;
         }
         blob.data.iter_mut().for_each(|v| *v *= self.scale);
+        if self.mirror {
+            blob.data
+                .chunks_exact_mut(blob.size.1)
+                .for_each(<[f32]>::reverse);
+        }
         let shape = Shape::new([1, channels, blob.size.0, blob.size.1])?;
         Ok(Tensor::new(shape, blob.data))
     }
@@ -334,6 +342,22 @@ mod tests {
         };
         let got = apply(&t, None);
         assert_eq!([got[0], got[16], got[32]], [1.0, -0.5, -1.0]);
+    }
+
+    #[test]
+    fn mirrored_in_the_end() {
+        let mean = Mean::Image(Tensor::new(
+            Shape::new([3, 1, 2]).unwrap(),
+            vec![0.0, 0.0, 0.0, 0.0, 0.0, 10.0],
+        ));
+        let t = Transform {
+            mean: Some(mean),
+            mirror: true,
+            ..Transform::default()
+        };
+        let got = t.apply(&ramp(1, 2), 3, None).unwrap().data;
+        // Red 0 and 1, minus 0 and 10, then turned round.
+        assert_eq!(got[4..], [-9.0, 0.0]);
     }
 
     #[test]

@@ -6,8 +6,7 @@
 //!   each value where its mask says, counted within the top's map. Of values with one place
 //!   the last wins. The top's size is `upsample_h`, `upsample_w`, or `scale` (2 unless
 //!   given) times the bottom's, or `scale_h` and `scale_w`; `pad_out_h` and `pad_out_w` take
-//!   one row or column off. Caffe stops at a mask outside of the map; here the whole map
-//!   becomes NaN.
+//!   one row or column off. A mask outside of the map is an error, found when the net runs.
 
 use super::{Cx, Layer};
 use crate::diag::Result;
@@ -143,23 +142,43 @@ impl Layer for Upsample {
         Ok(vec![cx.locate("upsample_param", top)?])
     }
 
-    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
-        let sizes = match self {
-            Upsample::Nearest { scale } => vec![bottoms[0][3], *scale],
-            Upsample::Unpool { .. } => Vec::new(),
-        };
-        let maps = bottoms[0].count_of(0..2).max(1);
-        Some(Call::new(routine!("upsample"), sizes, Vec::new()).cut(maps))
+    fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
+        let bottom = &bottoms[0];
+        let call = |sizes: [usize; 3]| Call::new(routine!("upsample"), sizes.into(), Vec::new());
+        Some(match self {
+            Upsample::Nearest { scale } => {
+                let maps = bottom.count_of(0..2).max(1);
+                call([0, bottom[3], *scale]).cut(maps)
+            }
+            Upsample::Unpool { .. } => {
+                let sizes = [1, bottom.count_of(2..4), tops[0].count_of(2..4)];
+                call(sizes).faults(&["the mask names a place outside of the top's map"])
+            }
+        })
     }
 }
 
 /// Pasted into emitted source.
 mod routine {
-    /// One map. `sizes`: the bottom's width and the scale, or nothing with a mask.
+    /// `sizes`: 0, the bottom's width and the scale, for one map; with a mask 1 and elements
+    /// of a map of the bottom and of the top.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-        match *sizes {
-            [width, scale] => nearest(bottoms[0], tops[0], width, scale),
-            _ => unpool(bottoms[0], bottoms[1], tops[0]),
+        if sizes[0] == 0 {
+            return nearest(bottoms[0], tops[0], sizes[1], sizes[2]);
+        }
+        let [top, fault] = tops else {
+            return;
+        };
+        let (input, output) = (sizes[1], sizes[2]);
+        fault[0] = 0.0;
+        if top.is_empty() {
+            return;
+        }
+        for (map, to) in top.chunks_mut(output).enumerate() {
+            let from = map * input..(map + 1) * input;
+            if !unpool(&bottoms[0][from.clone()], &bottoms[1][from], to) {
+                fault[0] = 1.0;
+            }
         }
     }
 
@@ -175,17 +194,18 @@ mod routine {
         }
     }
 
-    fn unpool(values: &[f32], mask: &[f32], to: &mut [f32]) {
+    /// Whether all places are inside; others are left out.
+    fn unpool(values: &[f32], mask: &[f32], to: &mut [f32]) -> bool {
         to.fill(0.0);
-        for (value, place) in values.iter().zip(mask) {
+        let mut inside = true;
+        for (value, &place) in values.iter().zip(mask) {
             // Towards zero, as C does it; NaN is no place.
-            let place = place.trunc();
-            if place >= 0.0 && place < to.len() as f32 {
-                to[place as usize] = *value;
-            } else {
-                return to.fill(f32::NAN);
+            match to.get_mut(place as usize).filter(|_| place > -1.0) {
+                Some(to) => *to = *value,
+                None => inside = false,
             }
         }
+        inside
     }
 }
 
@@ -233,10 +253,13 @@ mod tests {
             2., 0., 0., 0., 0., 1., 0., 0., 0., 0., 0., 0., 0., 0., 0., 4.,
         ];
         assert_eq!(y, tensor(&[1, 2, 2, 4], want));
-        let outside = tensor(&[1, 2, 1, 2], [8., 0., 1., 0.]);
-        let y = forward::<Upsample>(&LayerParameter::default(), &[&x, &outside], &[]).remove(0);
-        assert!(y.data[..8].iter().all(|v| v.is_nan()));
-        assert_eq!(y.data[8..10], [4., 3.]);
+        for (place, fault) in [(7.9, 0.), (8., 1.), (-0.9, 0.), (-1., 1.), (f32::NAN, 1.)] {
+            let (mut top, mut found) = ([0.; 8], [9.]);
+            let mask = [place, 3.];
+            let tops: &mut [&mut [f32]] = &mut [&mut top, &mut found];
+            routine::run(&[&[1., 2.], &mask], tops, &[1, 2, 8], &[]);
+            assert_eq!((top[3], found[0]), (2., fault), "{place}");
+        }
     }
 
     #[test]

@@ -28,18 +28,7 @@ fn is_done(group: &str) -> bool {
 }
 
 /// Cases that do not pass and on which engines, with the reason.
-const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
-    (
-        "refuse-batchreindex-range",
-        ALL,
-        "programs do not fail on data: an item that is not there is NaN",
-    ),
-    (
-        "upsample-mask-refuse-range",
-        ALL,
-        "programs do not fail on data: a map with a place outside of it is NaN",
-    ),
-];
+const EXCEPTIONS: &[(&str, &[&str], &str)] = &[];
 
 const ALL: &[&str] = &["reference", "passes", "interpreter", "jit", "jit unfused"];
 

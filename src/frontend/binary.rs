@@ -49,7 +49,8 @@ pub struct WeightLayer {
 #[derive(Clone, Debug)]
 pub struct WeightBlob {
     pub shape: Vec<i64>,
-    /// The shape was given as num, channels, height and width, so ones may lead it.
+    /// The shape was given as num, channels, height and width (in C3D with a length before
+    /// the height), so ones may lead it.
     pub legacy: bool,
     pub data: BlobData,
 }
@@ -342,21 +343,34 @@ impl Walk<'_> {
             };
             self.named(&why, at, layer.unwrap_or_default())
         };
+        // A width where BVLC has the numbers: C3D's blobs.
+        let is_width = |r: &wire::Record| {
+            ty.numbered(r.number).is_some_and(|f| f.name == "data")
+                && matches!(r.payload, Payload::Varint(_))
+        };
+        let clip = wire::records(bytes).flatten().any(|r| is_width(&r));
         let mut shape = Vec::new();
-        let mut legacy = [None; 4];
+        let mut legacy = [None; 5];
         let mut single = Gather::new(Encoding::SINGLE);
         let mut double = Gather::new(Encoding::DOUBLE);
         let mut raw_data: &[u8] = &[];
         let mut raw_type = 0;
         for record in wire::records(bytes) {
             let record = record.map_err(|e| wrong(e.why, &bytes[e.offset..]))?;
-            let field = ty.numbered(record.number).map(|f| f.name.as_str());
+            let number = match record.number {
+                // C3D has a length here, and all that follows one number later.
+                LENGTH if clip => 0,
+                number if clip && number > LENGTH => number - 1,
+                number => number,
+            };
+            let field = ty.numbered(number).map(|f| f.name.as_str());
             let result = match (field, record.payload) {
                 (Some("shape"), Payload::Bytes(dims)) => read_dims(dims, &mut shape),
                 (Some("num"), Payload::Varint(n)) => set(&mut legacy[0], n),
                 (Some("channels"), Payload::Varint(n)) => set(&mut legacy[1], n),
-                (Some("height"), Payload::Varint(n)) => set(&mut legacy[2], n),
-                (Some("width"), Payload::Varint(n)) => set(&mut legacy[3], n),
+                (None, Payload::Varint(n)) if number == 0 => set(&mut legacy[2], n),
+                (Some("height"), Payload::Varint(n)) => set(&mut legacy[3], n),
+                (Some("width"), Payload::Varint(n)) => set(&mut legacy[4], n),
                 (Some("data"), payload) => single.add(self.file.bytes(), payload),
                 (Some("double_data"), payload) => double.add(self.file.bytes(), payload),
                 (_, Payload::Varint(n)) if record.number == RAW_DATA_TYPE => {
@@ -374,6 +388,9 @@ impl Walk<'_> {
         let is_legacy = legacy.iter().any(Option::is_some);
         if is_legacy {
             shape = legacy.iter().map(|n| n.unwrap_or(0)).collect();
+            if !clip {
+                shape.remove(2);
+            }
         }
         let data = if !raw_data.is_empty() {
             let encoding = raw_encoding(raw_type).ok_or("raw_data of an unknown type");
@@ -407,6 +424,9 @@ impl Walk<'_> {
         Diagnostic::invalid(format!("{}: at byte {offset}: {why}", self.name))
     }
 }
+
+/// The field of BlobProto that is C3D's length and BVLC's height.
+const LENGTH: u32 = 3;
 
 /// Fields of BlobProto that NVCaffe and OpenCV have: numbers of a type of their own,
 /// mostly half precision. They count before `data`.
@@ -716,6 +736,24 @@ mod tests {
                 [1.0, 2.0, 3.0]
             );
         }
+    }
+
+    #[test]
+    fn blobs_of_c3d_have_a_length() {
+        let mut blob = vec![8, 2, 16, 1, 24, 3, 32, 1, 40, 1, 0x32, 24];
+        let numbers = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+        blob.extend(numbers.iter().flat_map(|v| v.to_le_bytes()));
+        let mut layer = vec![0x22, 1, b'c', 0x32, blob.len() as u8];
+        layer.extend(blob);
+        let mut net = vec![0x12, layer.len() as u8];
+        net.extend(layer);
+        let file = WeightsFile::from_bytes("w", net).unwrap();
+        let blobs = blobs(&file.layers[0]);
+        assert_eq!(
+            (blobs[0].shape.as_slice(), blobs[0].legacy),
+            (&[2, 1, 3, 1, 1][..], true)
+        );
+        assert_eq!(*blobs[0].data.floats(), numbers);
     }
 
     #[test]

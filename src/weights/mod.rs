@@ -156,11 +156,11 @@ fn flattened(shape: &Shape) -> [usize; 2] {
 }
 
 /// Caffe `blob.cpp`, `ShapeEquals`: num × channels × height × width may have leading
-/// ones.
+/// ones. So may C3D's blobs, which have a length too.
 fn fits(shape: &[usize], blob: &WeightBlob) -> bool {
     let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-    if blob.legacy && dims.len() <= 4 {
-        let ones = vec![1; 4 - dims.len()];
+    if blob.legacy && dims.len() < blob.shape.len() {
+        let ones = vec![1; blob.shape.len() - dims.len()];
         dims = [ones, dims].concat();
     }
     dims == blob.shape
@@ -169,6 +169,10 @@ fn fits(shape: &[usize], blob: &WeightBlob) -> bool {
 fn describe(blob: &WeightBlob) -> String {
     let dims: Vec<String> = blob.shape.iter().map(i64::to_string).collect();
     match (blob.legacy, dims.is_empty()) {
+        (true, _) if dims.len() == 5 => format!(
+            "{} (num × channels × length × height × width)",
+            dims.join("×")
+        ),
         (true, _) => format!("{} (num × channels × height × width)", dims.join("×")),
         (false, true) => "none".to_string(),
         (false, false) => dims.join("×"),

@@ -30,8 +30,6 @@ fn is_done(group: &str) -> bool {
 /// Cases that do not pass and on which engines, with the reason.
 const EXCEPTIONS: &[(&str, &[&str], &str)] = &[];
 
-const ALL: &[&str] = &["reference", "passes", "interpreter", "jit", "jit unfused"];
-
 /// Models whose layers are all supported: they must pass.
 const MODELS: &[&str] = &[
     "cifar10-full",

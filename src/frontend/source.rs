@@ -16,8 +16,8 @@ enum Origin {
     V1(Spans),
     /// The record around the layer, and the padding layer merged into it.
     V0(Spans, Option<Spans>),
-    /// The net, whose legacy inputs became a layer.
-    /// The net, and how many `input_dim` an input has.
+    /// The net, whose legacy inputs became a layer, and how many of its input_dim each
+    /// has.
     Inputs(Spans, usize),
 }
 
@@ -35,8 +35,9 @@ impl LayerSource {
         })
     }
 
-    pub(super) fn inputs(net: Option<Spans>, dims: usize) -> Self {
-        LayerSource(net.map_or(Origin::Binary, |net| Origin::Inputs(net, dims)))
+    pub(super) fn inputs(net: Option<Spans>, axes: usize) -> Self {
+        let inputs = |net| Origin::Inputs(net, axes);
+        LayerSource(net.map_or(Origin::Binary, inputs))
     }
 
     /// The layer's padding now comes from `padding`, another V0 layer.
@@ -69,13 +70,13 @@ impl LayerSource {
                 }
                 (spans, old)
             }
-            Origin::Inputs(net, dims) => return self.input_span(net, *dims, path),
+            Origin::Inputs(net, axes) => return self.input_span(net, *axes, path),
         };
         let found = spans.find(&old).map(|s| s.span());
         Some(found.unwrap_or_else(|| spans.span_of(path)))
     }
 
-    fn input_span(&self, net: &Spans, dims: usize, path: &str) -> Option<Span> {
+    fn input_span(&self, net: &Spans, axes: usize, path: &str) -> Option<Span> {
         let mut parts = path.split('.').filter_map(split_index);
         let found = match (parts.next(), parts.next(), parts.next()) {
             (Some(("top", i)), ..) => net.child("input", i),
@@ -84,7 +85,7 @@ impl LayerSource {
                     Some(shape) => dim
                         .and_then(|(name, d)| shape.child(name, d))
                         .or(Some(shape)),
-                    None => net.child("input_dim", dims * i + dim.map_or(0, |(_, d)| d)),
+                    None => net.child("input_dim", axes * i + dim.map_or(0, |(_, d)| d)),
                 }
             }
             _ => None,

@@ -390,14 +390,14 @@ impl Convolution {
                 return Err(("convolution_param.group", message));
             }
         }
-        for i in 0..axes {
+        for (i, after) in after.into_iter().enumerate() {
             let g = &geometry;
             let [kernel, dilation, input, stride, pads] = [
                 g.kernel[i],
                 g.dilation[i],
                 g.input[i],
                 g.stride[i],
-                g.pad[i] + after[i],
+                g.pad[i] + after,
             ]
             .map(|v| v as i128);
             let extent = dilation * (kernel - 1) + 1;

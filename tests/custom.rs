@@ -215,6 +215,78 @@ fn emitted_source_has_the_text_or_asks_for_the_function() {
     assert!(got.starts_with(&start), "{got}");
 }
 
+/// Refuses what is above its limit.
+#[derive(Debug)]
+struct Limit;
+
+impl Layer for Limit {
+    fn from_param(_: &LayerParameter, _: &Cx) -> Result<Self> {
+        Ok(Limit)
+    }
+
+    fn infer(&self, bottoms: &[Shape], _: &Cx) -> Result<Vec<Shape>> {
+        Ok(vec![bottoms[0].clone()])
+    }
+
+    fn routine(&self, _: &[Shape], _: &[Shape]) -> Option<Call> {
+        let routine = Routine {
+            name: "limit",
+            run: |bottoms, tops, _, values| {
+                tops[0].copy_from_slice(bottoms[0]);
+                tops[1][0] = f32::from(u8::from(bottoms[0].iter().any(|&x| x > values[0])));
+            },
+            modules: &[(
+                "limit",
+                "pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], _: &[usize], v: &[f32]) {
+                    tops[0].copy_from_slice(bottoms[0]);
+                    tops[1][0] = f32::from(u8::from(bottoms[0].iter().any(|&x| x > v[0])));
+                }",
+            )],
+        };
+        Some(Call::new(routine, vec![], vec![1.0]).faults(&["too much"]))
+    }
+}
+
+#[test]
+fn values_without_sense_end_the_run() {
+    let text = r#"
+        layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }
+        layer { name: "limit" type: "Limit" bottom: "x" top: "y" }
+    "#;
+    let mut registry = Registry::default();
+    registry.register::<Limit>("Limit");
+    let options = ir::Options {
+        registry,
+        ..ir::Options::default()
+    };
+    let graph = common::graph(&parse("net", text), &options);
+    let shape = Shape::new([1, 2]).unwrap();
+    let plan = plan(&graph, isas()[0], common::SETTINGS[2]);
+    let emitted =
+        common::harness::Emitted::new(&[&plan.program], &plan.pack().unwrap(), true, true);
+    emitted.rustc(&["-O", "net.rs"]);
+    for (value, fine) in [(1.0, true), (2.0, false), (0.0, true)] {
+        let x = Tensor::new(shape.clone(), vec![0.5, value]);
+        let reference = ir::reference::run(&graph, &[x.clone()], &graph.outputs);
+        assert_eq!(reference.is_ok(), fine);
+        for engine in [Engine::Jit, Engine::Interpreter] {
+            let weights = plan.pack().unwrap();
+            let exe = Executable::new(plan.program.clone(), weights, engine).unwrap();
+            let mut y = [0.0; 2];
+            let mut context = exe.context(1).unwrap();
+            let done = exe.run(&mut context, &[&x.data], &mut [&mut y]);
+            let message = done.err().map(|e| e.to_string());
+            assert_eq!(message.is_none(), fine, "{message:?}");
+            assert!(message.is_none_or(|m| m.contains("limit") && m.contains("too much")));
+        }
+        emitted.write("x.raw", common::harness::bytes(&x.data));
+        let output = emitted.run(&["x.raw", "y.npy"]);
+        assert_eq!(output.status.success(), fine);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(fine || error.contains("layer `limit`: too much"), "{error}");
+    }
+}
+
 #[test]
 fn what_needs_all_elements_is_refused_after_a_count() {
     let text = NET.replace("type: \"Power\"", "type: \"Softmax\"");

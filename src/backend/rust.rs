@@ -164,7 +164,7 @@ impl Emit<'_> {
                 }
             }
         });
-        let forward = forward(&ports);
+        let forward = forward(&ports, !self.first().faults.is_empty());
         let main = self.main.then(|| {
             quote! {
                 #[allow(dead_code)]
@@ -333,7 +333,7 @@ impl PortRef<'_> {
 }
 
 /// The method `forward`, with an array for each blob.
-fn forward(ports: &[(PortRef<'_>, Ident)]) -> TokenStream {
+fn forward(ports: &[(PortRef<'_>, Ident)], faults: bool) -> TokenStream {
     let params = ports.iter().map(|(port, name)| {
         let len = port.constant(name, "LEN");
         match port.output {
@@ -346,6 +346,16 @@ fn forward(ports: &[(PortRef<'_>, Ident)]) -> TokenStream {
         ports.map(|(_, name)| name)
     };
     let (inputs, outputs) = (names(false), names(true));
+    if faults {
+        return quote! {
+            /// One inference. Errors: a layer finds that its inputs make no sense, or the
+            /// context was made for another net.
+            #[allow(clippy::too_many_arguments)]
+            pub fn forward(&self, context: &mut Context, #(#params),*) -> Result<(), Error> {
+                self.0.forward(context, &[#(&#inputs[..]),*], &mut [#(&mut #outputs[..]),*])
+            }
+        };
+    }
     quote! {
         /// One inference.
         ///

@@ -95,7 +95,8 @@ fn run_node(
         state.extend(kept.into_iter().map(Tensor::zeros));
     }
     tops.append(state);
-    node.op.reference(own, &params, &mut tops);
+    let done = node.op.reference(own, &params, &mut tops);
+    done.map_err(|fault| Diagnostic::invalid(fault).layer(&node.name).at(node.at))?;
     *state = tops.split_off(node.tops.len());
     if !node.epilogue.is_empty() {
         finish(&node.epilogue, residual, &mut tops[0]);

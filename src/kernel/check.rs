@@ -123,6 +123,11 @@ impl Program {
         }
         plan::keep(&self, &mut live);
         plan::verify_plan(&self, &live)?;
+        for fault in &self.faults {
+            let buffer = self.buffers.get(fault.buffer.0 as usize);
+            let fits = buffer.is_some_and(|b| matches!(b.place, Place::Kept(_)) && b.len == 1);
+            ensure!(fits, "the fault of {} has no place", fault.layer);
+        }
         let checked = Checked {
             vars: count_vars(&self),
             program: self,

@@ -56,11 +56,25 @@ pub struct Program {
     /// Constant tables of element offsets (segments of convolutions).
     pub tables: Vec<Vec<i32>>,
     pub steps: Vec<Step>,
+    /// Where steps say that the values of the inputs make no sense.
+    pub faults: Vec<Fault>,
     /// Sizes in elements of what the runtime provides: one arena for each
     /// context, one weights block for the net, one scratch for each thread.
     pub arena_len: usize,
     pub weights_len: usize,
     pub scratch_len: usize,
+}
+
+/// A place that a layer writes 0 to, or the number of what is wrong with its bottoms'
+/// values.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Kept, of one element.
+    pub buffer: BufferId,
+    /// The Caffe layer's name.
+    pub layer: String,
+    /// Text number n − 1 is what n says.
+    pub messages: &'static [&'static str],
 }
 
 /// An input or output blob: plain row-major f32, of the user's memory.

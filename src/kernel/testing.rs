@@ -16,6 +16,7 @@ impl Program {
             buffers: Vec::new(),
             tables: Vec::new(),
             steps: Vec::new(),
+            faults: Vec::new(),
             arena_len: 0,
             weights_len: 0,
             scratch_len: 0,

@@ -3,7 +3,7 @@
 //!
 //! * bottoms: `[N, …]`, and `[M]`, of which the integer parts count. Top: `[M, …]`.
 //!
-//! Caffe aborts on a number outside 0 ≤ n < N; here that item is NaN.
+//! A number outside 0 ≤ n < N is an error, found when the net runs.
 
 use super::{Cx, Layer};
 use crate::diag::Result;
@@ -35,7 +35,8 @@ impl Layer for BatchReindex {
 
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let sizes = vec![bottoms[0][0]];
-        Some(Call::new(routine!("batch_reindex"), sizes, vec![]))
+        let call = Call::new(routine!("batch_reindex"), sizes, vec![]);
+        Some(call.faults(&["bottom 1 has the number of an item that bottom 0 does not have"]))
     }
 }
 
@@ -43,13 +44,16 @@ impl Layer for BatchReindex {
 mod routine {
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
         let len = bottoms[0].len() / sizes[0];
+        let mut fault = 0.0;
         for (y, &number) in tops[0].chunks_mut(len).zip(bottoms[1]) {
-            if number >= 0.0 && number < sizes[0] as f32 {
+            if number > -1.0 && number < sizes[0] as f32 {
                 y.copy_from_slice(&bottoms[0][number as usize * len..][..len]);
             } else {
                 y.fill(f32::NAN);
+                fault = 1.0;
             }
         }
+        tops[1][0] = fault;
     }
 }
 
@@ -65,7 +69,8 @@ mod tests {
         let y = forward::<BatchReindex>(&LayerParameter::default(), &[x, numbers], &[]);
         assert_eq!(y[0].shape.dims(), [5, 1, 2]);
         assert_eq!(y[0].data[..6], [3., 4., 1., 2., 3., 4.]);
-        assert!(y[0].data[6..].iter().all(|y| y.is_nan()));
+        assert!(y[0].data[6..8].iter().all(|y| y.is_nan()), "there is no item 2");
+        assert_eq!(y[0].data[8..], [1., 2.]);
     }
 
     #[test]

@@ -217,17 +217,32 @@ pub trait Layer: Debug + Send + Sync {
     /// zeroed, with their shapes, then the layer's state as the last forward pass left
     /// it. The given form does what `moves` or `routine` say.
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
-        let bottom_shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
-        if let Some(moves) = self.moves(&bottom_shapes) {
+        let shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        if let Some(moves) = self.moves(&shapes) {
             return moves.apply(bottoms[0], &mut tops[0]);
         }
-        let top_shapes: Vec<Shape> = tops.iter().map(|t| t.shape.clone()).collect();
-        let call = self.routine(&bottom_shapes, &top_shapes);
+        let call = self.routine(&shapes, &shapes_of(tops));
         let call = call.expect("a layer has a reference, moves or a routine");
-        let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
-        let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
-        let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
-        call.run(&bottoms, &params, &mut tops);
+        // Who wants to know of faults asks `checked_reference`.
+        let _ = run(&call, bottoms, params, tops);
+    }
+
+    /// As `reference`. Errors: a fault of the layer's routine
+    /// ([`Call::faults`](crate::leaf::routine::Call::faults)).
+    fn checked_reference(
+        &self,
+        bottoms: &[&Tensor],
+        params: &[&Tensor],
+        tops: &mut [Tensor],
+    ) -> std::result::Result<(), &'static str> {
+        let shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
+        match self.routine(&shapes, &shapes_of(tops)) {
+            Some(call) if !call.faults.is_empty() => run(&call, bottoms, params, tops),
+            _ => {
+                self.reference(bottoms, params, tops);
+                Ok(())
+            }
+        }
     }
 
     /// The top as elements of bottom 0 in some order, if that is what the layer is.
@@ -342,6 +357,23 @@ pub trait Layer: Debug + Send + Sync {
     }
 }
 
+fn shapes_of(tensors: &[Tensor]) -> Vec<Shape> {
+    tensors.iter().map(|t| t.shape.clone()).collect()
+}
+
+/// Runs a routine on tensors. Errors: its fault.
+fn run(
+    call: &Call,
+    bottoms: &[&Tensor],
+    params: &[&Tensor],
+    tops: &mut [Tensor],
+) -> std::result::Result<(), &'static str> {
+    let bottoms: Vec<&[f32]> = bottoms.iter().map(|t| &t.data[..]).collect();
+    let params: Vec<&[f32]> = params.iter().map(|t| &t.data[..]).collect();
+    let mut tops: Vec<&mut [f32]> = tops.iter_mut().map(|t| &mut t.data[..]).collect();
+    call.run(&bottoms, &params, &mut tops)
+}
+
 /// Makes `enum Op` and its dispatch from the table below.
 macro_rules! layers {
     ($($module:ident :: $layer:ident = $($name:literal)|+;)*) => {
@@ -398,11 +430,20 @@ macro_rules! layers {
                 }
             }
 
-            pub fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+            /// See [`Layer::checked_reference`].
+            pub fn reference(
+                &self,
+                bottoms: &[&Tensor],
+                params: &[&Tensor],
+                tops: &mut [Tensor],
+            ) -> std::result::Result<(), &'static str> {
                 match self {
-                    $(Op::$layer(layer) => layer.reference(bottoms, params, tops),)*
-                    Op::Custom(custom) => custom.layer.reference(bottoms, params, tops),
-                    Op::Pointwise(expr) => expr.reference(bottoms, &mut tops[0]),
+                    $(Op::$layer(layer) => layer.checked_reference(bottoms, params, tops),)*
+                    Op::Custom(custom) => custom.layer.checked_reference(bottoms, params, tops),
+                    Op::Pointwise(expr) => {
+                        expr.reference(bottoms, &mut tops[0]);
+                        Ok(())
+                    }
                 }
             }
 

@@ -11,7 +11,8 @@ use std::fmt;
 ///
 /// `bottoms` are the layer's bottoms, the counts of those with data-dependent extents if
 /// the layer asks for them, then its parameter blobs; `tops` its tops, then the count of
-/// tops with data-dependent extents, then its state; all plain row-major. Tops come
+/// tops with data-dependent extents, then its state, then, if it has [`Call::faults`], one
+/// element for the number of a fault, 0 for none; all plain row-major. Tops come
 /// with any content and are to be fully written. `sizes` and `values` are constants that
 /// the layer has worked out: extents, options.
 ///
@@ -78,6 +79,9 @@ pub struct Call {
     pub pieces: usize,
     /// Bottoms that are not cut either.
     pub whole: &'static [usize],
+    /// What can be wrong with the values of the bottoms: a run whose routine gives fault
+    /// n ends with text number n − 1. Only for a routine that is not cut.
+    pub faults: &'static [&'static str],
 }
 
 impl Call {
@@ -89,7 +93,15 @@ impl Call {
             values,
             pieces: 1,
             whole: &[],
+            faults: &[],
         }
+    }
+
+    /// With these faults.
+    #[must_use]
+    pub fn faults(mut self, faults: &'static [&'static str]) -> Call {
+        self.faults = faults;
+        self
     }
 
     /// Cut into `pieces`, for each of which `sizes` are.
@@ -106,11 +118,17 @@ impl Call {
         self
     }
 
-    /// Runs all pieces, one after the other.
+    /// Runs all pieces, one after the other. Errors: the text of the fault.
     ///
     /// # Panics
     /// If the number of pieces does not divide the length of what is cut.
-    pub fn run(&self, bottoms: &[&[f32]], params: &[&[f32]], tops: &mut [&mut [f32]]) {
+    pub fn run(
+        &self,
+        bottoms: &[&[f32]],
+        params: &[&[f32]],
+        tops: &mut [&mut [f32]],
+    ) -> Result<(), &'static str> {
+        let mut fault = [0.0];
         for piece in 0..self.pieces {
             let mut read: Vec<&[f32]> = Vec::new();
             for (i, bottom) in bottoms.iter().enumerate() {
@@ -127,7 +145,14 @@ impl Call {
                 let len = self.piece_len(top.len());
                 written.push(&mut top[piece * len..(piece + 1) * len]);
             }
+            if !self.faults.is_empty() {
+                written.push(&mut fault);
+            }
             (self.routine.run)(&read, &mut written, &self.sizes, &self.values);
+        }
+        match self.faults.get((fault[0] as usize).wrapping_sub(1)) {
+            Some(fault) => Err(fault),
+            None => Ok(()),
         }
     }
 
@@ -183,7 +208,8 @@ mod tests {
         let call = Call::new(ADD, vec![2], vec![0.5]).cut(2).whole(&[1]);
         let mut top = [0.0; 4];
         let bottoms: [&[f32]; 2] = [&[1., 2., 3., 4.], &[10., 20.]];
-        call.run(&bottoms, &[&[100., 200.]], &mut [&mut top]);
+        call.run(&bottoms, &[&[100., 200.]], &mut [&mut top])
+            .unwrap();
         assert_eq!(top, [111.5, 112.5, 113.5, 114.5]);
     }
 

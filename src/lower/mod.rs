@@ -106,6 +106,7 @@ pub struct Builder<'g> {
     tables: Vec<Vec<i32>>,
     table_ids: HashMap<Vec<i32>, TableId>,
     steps: Vec<Step>,
+    faults: Vec<kernel::Fault>,
     packs: Vec<Pack>,
     weights_len: usize,
     /// Parameters that lie in the weights block as they are.
@@ -136,6 +137,7 @@ impl<'g> Builder<'g> {
             tables: Vec::new(),
             table_ids: HashMap::new(),
             steps: Vec::new(),
+            faults: Vec::new(),
             packs: Vec::new(),
             weights_len: 0,
             params: HashMap::new(),
@@ -208,6 +210,7 @@ impl<'g> Builder<'g> {
             buffers: self.buffers,
             tables: self.tables,
             steps: self.steps,
+            faults: self.faults,
             arena_len: 0,
             weights_len: self.weights_len,
             scratch_len: self.scratch_len,
@@ -289,6 +292,17 @@ impl<'g> Builder<'g> {
         let id = self.arena(name, Some(len))?;
         self.buffers[id.0 as usize].place = Place::Kept(0);
         Ok(id)
+    }
+
+    /// A place for the number of a fault of a layer.
+    fn fault(&mut self, layer: &str, messages: &'static [&'static str]) -> Result<BufferId> {
+        let buffer = self.kept(&format!("{layer} fault"), 1)?;
+        self.faults.push(kernel::Fault {
+            buffer,
+            layer: layer.to_string(),
+            messages,
+        });
+        Ok(buffer)
     }
 
     /// A buffer of `len` elements, private to each task. Buffers of one step must come

@@ -43,6 +43,10 @@ pub fn routine(b: &mut Builder, node: &Node, call: Call, state: &[Shape]) -> Res
         let buffer = b.kept(&format!("{} state", node.name), shape.count())?;
         writes.push(cut(buffer, 0, shape.count()));
     }
+    if !call.faults.is_empty() {
+        let buffer = b.fault(&node.name, call.faults)?;
+        writes.push(whole(buffer, 0, 1));
+    }
     let about = format!("routine {}", call.routine.name);
     let cost = reads
         .iter()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::arena::Block;
 use super::pool::{Pool, divide};
 use crate::backend::jit::{self, Compiled};
-use crate::diag::{Diagnostic, Result};
+use crate::diag::{Diagnostic, Errors, Result};
 use crate::kernel::interp::{self, UNWRITTEN};
 use crate::kernel::{Checked, Place, Port};
 
@@ -94,7 +94,8 @@ impl Executable {
     /// the program's ports; outputs are fully written.
     ///
     /// Errors: number or length of inputs or outputs is wrong; `context` was made by
-    /// another executable. Nothing is run then.
+    /// another executable: nothing is run then. A layer finds that values of its bottoms
+    /// make no sense, such as a number of an image that does not exist.
     pub fn run(
         &self,
         context: &mut Context,
@@ -149,7 +150,23 @@ impl Executable {
             }
             after_step();
         }
-        Ok(())
+        self.look_for_faults(&bases[0])
+    }
+
+    /// Errors: `Invalid`, if a layer found values that make no sense.
+    fn look_for_faults(&self, bases: &Bases) -> Result<()> {
+        let mut faults = Vec::new();
+        for fault in &self.program.faults {
+            let (_, at) = self.program.buffers[fault.buffer.0 as usize]
+                .place
+                .resolve();
+            // SAFETY: the checker found the buffer in the arena, which no thread uses now.
+            let number = unsafe { *bases.0[0].add(at) };
+            if let Some(message) = fault.messages.get((number as usize).wrapping_sub(1)) {
+                faults.push(Diagnostic::invalid(*message).layer(&fault.layer));
+            }
+        }
+        Errors::none_or(faults, ())
     }
 
     fn admit(&self, context: &Context, inputs: &[&[f32]], outputs: &[&mut [f32]]) -> Result<()> {

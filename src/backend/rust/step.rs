@@ -74,6 +74,12 @@ pub fn print_program(program: &Checked, used: &mut Used) -> TokenStream {
         });
         steps.push(quote!(Step { run: #name, regions: &[#(#regions),*] }));
     }
+    let faults = program.faults.iter().map(|fault| {
+        let place = program.buffers[fault.buffer.0 as usize].place;
+        let (_, at) = place.resolve();
+        let (at, layer, messages) = (Literal::usize_unsuffixed(at), &fault.layer, fault.messages);
+        quote!((#at, #layer, &[#(#messages),*]))
+    });
     let isa = format_ident!("{}", format!("{:?}", program.isa));
     let arena_len = Literal::usize_unsuffixed(program.arena_len);
     let scratch_len = Literal::usize_unsuffixed(program.scratch_len);
@@ -86,6 +92,7 @@ pub fn print_program(program: &Checked, used: &mut Used) -> TokenStream {
             arena_len: #arena_len,
             scratch_len: #scratch_len,
             steps: &[#(#steps),*],
+            faults: &[#(#faults),*],
         };
         #(#functions)*
     }

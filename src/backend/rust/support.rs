@@ -59,6 +59,9 @@ pub struct Plan {
     pub arena_len: usize,
     pub scratch_len: usize,
     pub steps: &'static [Step],
+    /// Where steps write the number of what is wrong with the values of their inputs: place
+    /// in the arena, layer, what the numbers from 1 on mean.
+    pub faults: &'static [(usize, &'static str, &'static [&'static str])],
 }
 
 /// A group of layers; the next one starts when it is done.
@@ -170,6 +173,11 @@ pub enum Error {
         expected: usize,
         found: usize,
     },
+    /// The values of a layer's inputs make no sense.
+    Values {
+        layer: &'static str,
+        message: &'static str,
+    },
     /// The number of blobs given is wrong.
     BlobCount { expected: usize, found: usize },
 }
@@ -216,6 +224,7 @@ impl fmt::Display for Error {
                 "blob `{}` has {} elements, not {}",
                 name, expected, found
             ),
+            Error::Values { layer, message } => write!(f, "layer `{}`: {}", layer, message),
             Error::BlobCount { expected, found } => {
                 write!(f, "{} blobs expected, {} given", expected, found)
             }
@@ -478,6 +487,13 @@ impl Net {
         // SAFETY: blobs and weights have the lengths of the net, and the CPU has the
         // instructions of the plans that contexts are made for.
         unsafe { context.run(&self.weights, &inputs, &outputs) };
+        for &(at, layer, messages) in context.plan.faults {
+            let number = context.arena[at] as usize;
+            if number > 0 && number <= messages.len() {
+                let message = messages[number - 1];
+                return Err(Error::Values { layer, message });
+            }
+        }
         Ok(())
     }
 }

@@ -6,8 +6,8 @@
 //! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
 
 use crate::diag::{Diagnostic, Errors, Result, Span, did_you_mean};
-use crate::frontend::forks;
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
+use crate::frontend::{Dialect, forks};
 use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
 use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
@@ -32,6 +32,9 @@ pub struct Cx<'a> {
     pub tops: usize,
     /// Top 0 is bottom 0 (Caffe's in-place computation).
     pub in_place: bool,
+    /// Whose meaning counts where forks disagree; `None` where nothing was said. For
+    /// `from_param`: a layer keeps what it decides by it.
+    pub dialect: Option<Dialect>,
     /// The types beside those of the table.
     pub registry: &'a Registry,
     /// Finds the place of a field of the layer, for example

@@ -7,13 +7,22 @@ use std::{env, fs, io};
 /// The fields of forks have numbers above this.
 const BVLC: i32 = 20_000;
 
-/// Large messages that few layers have.
+/// The largest messages.
 const LARGE: &[&str] = &[
-    "transform_param",
+    "batch_norm_param",
+    "bias_param",
+    "convolution_param",
     "data_param",
     "dummy_data_param",
+    "embed_param",
     "hdf5_data_param",
     "image_data_param",
+    "inner_product_param",
+    "pooling_param",
+    "prelu_param",
+    "recurrent_param",
+    "scale_param",
+    "transform_param",
     "window_data_param",
 ];
 

@@ -284,7 +284,7 @@ mod tests {
 
     fn param(p: BatchNormParameter) -> LayerParameter {
         LayerParameter {
-            batch_norm_param: Some(p),
+            batch_norm_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

@@ -13,8 +13,8 @@ use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
-mod broadcast;
 mod boxes;
+mod broadcast;
 mod loss;
 mod moves;
 mod recurrent;

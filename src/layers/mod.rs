@@ -629,7 +629,8 @@ layers! {
     concat::Concat = "Concat";
     continuation_indicator::ContinuationIndicator = "ContinuationIndicator";
     contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
-    convolution::Convolution = "Convolution";
+    convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
+    crop::Crop = "Crop";
     ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder";
     ctpn_lstm::CtpnLstm = "Lstm";
     data::Data = "Data";
@@ -648,10 +649,13 @@ layers! {
     hdf5_data::Hdf5Data = "HDF5Data";
     hdf5_output::Hdf5Output = "HDF5Output";
     hinge_loss::HingeLoss = "HingeLoss";
+    im2col::Im2col = "Im2col";
     image_data::ImageData = "ImageData";
     infogain_loss::InfogainLoss = "InfogainLoss";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    interp::Interp = "Interp";
+    local::Local = "Local";
     log::Log = "Log";
     lrn::Lrn = "LRN";
     lstm::Lstm = "LSTM";
@@ -662,7 +666,7 @@ layers! {
     pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
     permute::Permute = "Permute" | "Transpose";
-    pooling::Pooling = "Pooling";
+    pooling::Pooling = "Pooling" | "Pooling3D";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     prior_box::PriorBox = "PriorBox";
@@ -673,6 +677,7 @@ layers! {
     relu::Relu = "ReLU";
     reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
+    resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
     reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
     roi_align::RoiAlign = "ROIAlign";
@@ -693,6 +698,8 @@ layers! {
     swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
+    tile::Tile = "Tile";
+    upsample::Upsample = "Upsample" | "UpsampleDarknet";
     window_data::WindowData = "WindowData";
     yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput";
     yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput";

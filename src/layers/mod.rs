@@ -596,7 +596,8 @@ layers! {
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
-    convolution::Convolution = "Convolution";
+    convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
+    crop::Crop = "Crop";
     data::Data = "Data";
     deconvolution::Deconvolution = "Deconvolution";
     dropout::Dropout = "Dropout";
@@ -611,10 +612,13 @@ layers! {
     hdf5_data::Hdf5Data = "HDF5Data";
     hdf5_output::Hdf5Output = "HDF5Output";
     hinge_loss::HingeLoss = "HingeLoss";
+    im2col::Im2col = "Im2col";
     image_data::ImageData = "ImageData";
     infogain_loss::InfogainLoss = "InfogainLoss";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    interp::Interp = "Interp";
+    local::Local = "Local";
     log::Log = "Log";
     lrn::Lrn = "LRN";
     lstm::Lstm = "LSTM";
@@ -625,7 +629,7 @@ layers! {
     pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
     permute::Permute = "Permute" | "Transpose";
-    pooling::Pooling = "Pooling";
+    pooling::Pooling = "Pooling" | "Pooling3D";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     python::Python = "Python";
@@ -633,6 +637,7 @@ layers! {
     relu::Relu = "ReLU";
     reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
+    resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
     reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
     scale::Scale = "Scale";
@@ -649,6 +654,8 @@ layers! {
     swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
+    tile::Tile = "Tile";
+    upsample::Upsample = "Upsample" | "UpsampleDarknet";
     window_data::WindowData = "WindowData";
 }
 

@@ -148,7 +148,7 @@ mod tests {
 
     fn param(p: BatchNormParameter) -> LayerParameter {
         LayerParameter {
-            batch_norm_param: Some(p),
+            batch_norm_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

@@ -882,7 +882,7 @@ mod tests {
 
     fn param(p: ConvolutionParameter) -> LayerParameter {
         LayerParameter {
-            convolution_param: Some(p),
+            convolution_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

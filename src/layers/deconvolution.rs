@@ -176,7 +176,7 @@ mod tests {
 
     fn param(p: ConvolutionParameter) -> LayerParameter {
         LayerParameter {
-            convolution_param: Some(p),
+            convolution_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         let z = noise(&y.shape);
         let back = ConvolutionParameter {
             num_output: Some(6),
-            ..p.convolution_param.clone().unwrap()
+            ..*p.convolution_param.clone().unwrap()
         };
         let conv = forward::<Convolution>(&param(back), &[&z], &[w]).remove(0);
         let dot = |a: &Tensor, b: &Tensor| -> f64 {

@@ -143,7 +143,7 @@ mod tests {
         };
         change(&mut p);
         LayerParameter {
-            inner_product_param: Some(p),
+            inner_product_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

@@ -551,7 +551,7 @@ mod tests {
 
     fn param(p: PoolingParameter) -> LayerParameter {
         LayerParameter {
-            pooling_param: Some(p),
+            pooling_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

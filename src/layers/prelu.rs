@@ -93,10 +93,10 @@ mod tests {
     #[test]
     fn one_slope_for_all_channels() {
         let p = LayerParameter {
-            prelu_param: Some(PReLuParameter {
+            prelu_param: Some(Box::new(PReLuParameter {
                 channel_shared: Some(true),
                 filler: None,
-            }),
+            })),
             ..LayerParameter::default()
         };
         let x = tensor(&[1, 2], [-1., f32::NEG_INFINITY]);

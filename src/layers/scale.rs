@@ -213,12 +213,12 @@ mod tests {
 
     fn param(axis: i32, num_axes: i32, bias: bool) -> LayerParameter {
         LayerParameter {
-            scale_param: Some(ScaleParameter {
+            scale_param: Some(Box::new(ScaleParameter {
                 axis: Some(axis),
                 num_axes: Some(num_axes),
                 bias_term: Some(bias),
                 ..ScaleParameter::default()
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

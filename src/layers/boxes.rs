@@ -31,6 +31,11 @@ pub mod routine {
         both / (area(a) + area(b) - both)
     }
 
+    // Whether the value is above the limit or no number.
+    pub fn exceeds(value: f32, limit: f32) -> bool {
+        value > limit || value.is_nan()
+    }
+
     // The candidates, best first, that no better one suppresses; at most `most`.
     pub fn keep(
         candidates: &[usize],

@@ -123,7 +123,7 @@ impl Layer for CenterGridOutput {
 
 /// Pasted into emitted source.
 mod routine {
-    use super::boxes::{descending, keep, max, min, nothing, ranked_by, write_rows};
+    use super::boxes::{descending, exceeds, keep, max, min, nothing, ranked_by, write_rows};
     use super::math::exp;
     use super::yolo::sigmoid;
 
@@ -180,7 +180,7 @@ mod routine {
             }
             let order = ranked_by(found.len(), |a, b| descending(found[a][2], found[b][2]));
             let suppresses =
-                |a: usize, b: usize| !(overlap(&found[a][3..], &found[b][3..]) <= values[1]);
+                |a: usize, b: usize| exceeds(overlap(&found[a][3..], &found[b][3..]), values[1]);
             for i in keep(&order, keep_top_k, suppresses) {
                 let mut row = found[i].clone();
                 for (i, place) in row[3..].iter_mut().enumerate() {

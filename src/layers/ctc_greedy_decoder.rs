@@ -82,10 +82,8 @@ mod routine {
                     }
                 }
                 let repeated = merge == 1 && before == Some(best);
-                if best != blank && !repeated {
-                    if let Some(label) = labels.next() {
-                        *label = best as f32;
-                    }
+                if best != blank && !repeated && let Some(label) = labels.next() {
+                    *label = best as f32;
                 }
                 before = Some(best);
             }

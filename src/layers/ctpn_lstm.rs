@@ -59,11 +59,11 @@ impl Layer for CtpnLstm {
             let message = format!("{} has no axes of time steps and streams", bottoms[0]);
             return Err(cx.invalid("bottom[0]", message).into());
         };
-        if let Some(cont) = bottoms.get(1) {
-            if cont.first() != Some(&cont.count()) || cont.count() != steps * streams {
-                let message = format!("{cont} instead of {steps}·{streams} values on axis 0");
-                return Err(cx.invalid("bottom[1]", message).into());
-            }
+        if let Some(cont) = bottoms.get(1)
+            && cont.nchw() != Some([steps * streams, 1, 1, 1])
+        {
+            let message = format!("{cont} instead of {steps}·{streams} values on axis 0");
+            return Err(cx.invalid("bottom[1]", message).into());
         }
         let top = Shape::new([steps, streams, self.outputs]);
         Ok(vec![cx.locate("lstm_param.num_output", top)?])

@@ -83,7 +83,7 @@ impl Layer for DetectionOutput {
             let message = "num_classes is missing";
             return Err(cx.invalid("detection_output_param", message).into());
         };
-        let nms = p.nms_param.clone().unwrap_or_default();
+        let nms = p.nms_param.unwrap_or_default();
         if nms.soft_nms() {
             let name = field("nms_param.soft_nms");
             return Err(cx.unsupported(&name, name.clone()).into());

@@ -260,7 +260,7 @@ mod routine {
         // The centre and the size are floats, the rest is in double.
         let corner = |center: f32, half: f64, image: usize| {
             let share = ((f64::from(center) + half) / image as f64) as f32;
-            if clip { share.max(0.0).min(1.0) } else { share }
+            if clip { share.clamp(0.0, 1.0) } else { share }
         };
         let mut rows = boxes.chunks_exact_mut(4);
         for h in 0..height {

@@ -165,7 +165,7 @@ impl Layer for Proposal {
 
 /// Pasted into emitted source.
 mod routine {
-    use super::boxes::{descending, keep, max, min, overlap};
+    use super::boxes::{descending, exceeds, keep, max, min, overlap};
     use super::math::exp;
 
     // Corners and score.
@@ -253,15 +253,14 @@ mod routine {
             ([x1, y1, x2, y2, score], fits)
         };
         let mut regions: Vec<Region> = Vec::new();
-        let candidates: Vec<usize>;
-        if synopsys {
+        let candidates: Vec<usize> = if synopsys {
             for i in 0..each * cells {
                 let (region, fits) = region(i / cells, i % cells);
                 if fits || i + 1 == each * cells {
                     regions.push(region);
                 }
             }
-            candidates = partly_ranked(&regions, before);
+            partly_ranked(&regions, before)
         } else {
             for i in 0..each * cells {
                 let (mut region, fits) = region(i % each, i / each);
@@ -269,12 +268,12 @@ mod routine {
                 regions.push(region);
             }
             quicksort(&mut regions, before);
-            candidates = (0..regions.len().min(before)).collect();
-        }
+            (0..regions.len().min(before)).collect()
+        };
         let suppresses = |better: usize, other: usize| {
             let shared = overlap(&regions[better], &regions[other], 1.0);
             // They differ where it is no number.
-            if synopsys { !(shared <= values[1]) } else { shared > values[1] }
+            if synopsys { exceeds(shared, values[1]) } else { shared > values[1] }
         };
         let kept = keep(&candidates, after, suppresses);
         for top in tops.iter_mut() {

@@ -194,7 +194,9 @@ fn layer_row<'a>(graph: &'a Graph, node: &'a Node, fields: &HashMap<BlobId, Reac
     let name = |&b: &BlobId| graph[b].name.as_str();
     let shapes = |blobs: &[BlobId]| blobs.iter().map(|b| shape(b).clone()).collect::<Vec<_>>();
     let bottoms: Vec<&str> = node.bottoms.iter().map(name).collect();
-    let tops: Vec<_> = node.tops.iter().map(|b| (name(b), shape(b))).collect();
+    let counted = usize::from(node.op.counted().is_some());
+    let own = &node.tops[..node.tops.len() - counted];
+    let tops: Vec<_> = own.iter().map(|b| (name(b), shape(b))).collect();
     let own = tops.iter().enumerate();
     let own = own.filter(|(i, (name, _))| bottoms.get(*i) != Some(name));
     let shared = node.op.shares_storage();
@@ -325,7 +327,7 @@ impl Summary<'_> {
         let names = names.filter(|name| seen.insert(*name));
         let known = names.filter_map(|name| Some((name, self.graph.names.get(name)?)));
         let mut blobs: Map<String, Value> = known
-            .map(|(name, &blob)| (name.clone(), json!(self.graph.shape(blob).dims())))
+            .map(|(name, &blob)| (name.clone(), json!(self.graph.setup_shape(blob))))
             .collect();
         // Caffe gives a loss without a top one of this name (`net.cpp`, `Init`).
         let topless = |row: &Row| row.tops.is_empty() && row.kind.ends_with("Loss");

@@ -196,6 +196,16 @@ impl Graph {
         Shown(shown.map(cut).collect())
     }
 
+    /// The shape that Caffe gives the blob before the net runs: where the data says how
+    /// many elements there are along an axis, one.
+    pub fn setup_shape(&self, blob: BlobId) -> Vec<usize> {
+        let mut dims = self.shape(blob).to_vec();
+        if let Some(count) = self[blob].count {
+            dims[count.axis] = 1;
+        }
+        dims
+    }
+
     /// Shapes of a node's bottoms, in order.
     pub fn bottom_shapes(&self, node: &Node) -> Vec<Shape> {
         node.bottoms

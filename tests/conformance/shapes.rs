@@ -63,7 +63,7 @@ impl Shapes {
         let blobs: BTreeMap<&str, Vec<usize>> = graph
             .names
             .iter()
-            .map(|(name, &blob)| (name.as_str(), graph.shape(blob).to_vec()))
+            .map(|(name, &blob)| (name.as_str(), graph.setup_shape(blob)))
             .collect();
         // A loss without a top gets one of this name, which nobody can refer to.
         let named = members(&self.json["blobs"]).filter(|(n, _)| *n != "(automatic)");
@@ -88,7 +88,7 @@ impl Shapes {
         let names = |blobs: &[caffec::ir::BlobId]| -> Vec<String> {
             blobs.iter().map(|&b| graph[b].name.clone()).collect()
         };
-        let (outputs, inputs) = (names(&graph.outputs), names(&graph.inputs));
+        let (outputs, inputs) = (names(graph.shown_outputs()), names(&graph.inputs));
         let inputs: BTreeSet<&str> = inputs.iter().map(String::as_str).collect();
         let missing = want.keys().find(|name| !blobs.contains_key(*name));
         if let Some(name) = missing {

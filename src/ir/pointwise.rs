@@ -12,7 +12,8 @@ pub enum Pointwise {
     /// The element of bottom n, which has the top's shape.
     Bottom(usize),
     /// Bottom n covers only some axes of the top, from `axis` on (Scale and Bias
-    /// with two bottoms): its value for the element's place on these axes.
+    /// with two bottoms): its value for the element's place on these axes. Ones at the
+    /// end of its shape cover whatever the top has there.
     BottomAt {
         bottom: usize,
         axis: usize,
@@ -134,7 +135,7 @@ impl Pointwise {
             Pointwise::Bottom(n) => bottoms[*n].data[i],
             Pointwise::BottomAt { bottom, axis } => {
                 let small = bottoms[*bottom];
-                let end = axis + small.shape.len();
+                let end = axis + small.shape.covering();
                 small.data[i / shape.count_of(end..shape.len()) % small.data.len()]
             }
             Pointwise::Const(c) => *c,

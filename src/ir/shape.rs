@@ -60,6 +60,12 @@ impl Shape {
         self.0.iter().product()
     }
 
+    /// Number of axes without ones at the end.
+    pub fn covering(&self) -> usize {
+        let last = self.0.iter().rposition(|&dim| dim != 1);
+        last.map_or(0, |axis| axis + 1)
+    }
+
     /// Number of elements over some axes.
     pub fn count_of(&self, axes: Range<usize>) -> usize {
         self.0[axes].iter().product()
@@ -128,6 +134,14 @@ mod tests {
         assert!(Shape::new(vec![1; 33]).is_err());
         assert!(Shape::from_i64(&[1, -1]).is_err());
         assert_eq!(Shape::new([]).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn ones_at_the_end_do_not_cover() {
+        let covering = |dims: &[usize]| Shape::new(dims).unwrap().covering();
+        assert_eq!(covering(&[1, 3, 1, 1]), 2);
+        assert_eq!(covering(&[2, 3]), 2);
+        assert_eq!(covering(&[1, 1]), 0);
     }
 
     #[test]

@@ -144,7 +144,11 @@ impl Graph {
         let fits = match expr {
             Pointwise::Bottom(n) => bottom(*n) == Some(top),
             Pointwise::BottomAt { bottom: n, axis } => {
-                bottom(*n).is_some_and(|small| top[(*axis).min(top.len())..].starts_with(small))
+                let covers = |small: &Shape| {
+                    let covered = &small[..small.covering()];
+                    top[(*axis).min(top.len())..].starts_with(covered)
+                };
+                bottom(*n).is_some_and(covers)
             }
             Pointwise::Broadcast(b) => top
                 .get(b.axis..b.axis + b.axes)

@@ -6,12 +6,16 @@
 //!   `[num_output]`.
 //!
 //! `y[m, n] = bias[n] + Σ_k x[m, k] · w[n, k]`
+//!
+//! With happynear's `normalize` the weights of each output count as divided by
+//! `sqrt(Σw² + 1e-6)`.
 
 use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
 use crate::ir::{Node, ParamSpec, Shape, Tensor};
+use crate::leaf::routine::Call;
 use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
@@ -22,6 +26,7 @@ pub struct InnerProduct {
     /// negative.
     pub axis: i32,
     pub transpose: bool,
+    pub normalize: bool,
     pub weight_filler: FillerParameter,
     pub bias_filler: FillerParameter,
 }
@@ -49,6 +54,10 @@ impl InnerProduct {
 }
 
 impl Layer for InnerProduct {
+    fn claims() -> &'static [&'static str] {
+        &["inner_product_param.normalize"]
+    }
+
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
@@ -58,6 +67,7 @@ impl Layer for InnerProduct {
             bias: p.bias_term(),
             axis: p.axis(),
             transpose: p.transpose(),
+            normalize: p.normalize(),
             weight_filler: p.weight_filler.unwrap_or_default(),
             bias_filler: p.bias_filler.unwrap_or_default(),
         })
@@ -102,12 +112,17 @@ impl Layer for InnerProduct {
             let (m, n) = (i / self.num_output, i % self.num_output);
             let x = &bottoms[0].data[m * k..][..k];
             let bias = params.get(1).map_or(0.0, |bias| f64::from(bias.data[n]));
-            let weights = weights.iter().skip(n * row).step_by(step);
+            let weights = weights.iter().skip(n * row).step_by(step).take(k);
+            let squares = || weights.clone().map(|&w| f64::from(w).powi(2)).sum::<f64>();
+            let norm = match self.normalize {
+                true => (squares() + 1e-6).sqrt(),
+                false => 1.0,
+            };
             let products = x
                 .iter()
                 .zip(weights)
                 .map(|(&x, &w)| f64::from(x) * f64::from(w));
-            *y = (products.sum::<f64>() + bias) as f32;
+            *y = (products.sum::<f64>() / norm + bias) as f32;
         }
     }
 
@@ -116,7 +131,19 @@ impl Layer for InnerProduct {
         k.saturating_mul(tops[0].count() as u64)
     }
 
+    /// Of normalised weights; others are tiles.
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
+        let k = self.geometry(&bottoms[0]).k;
+        let sizes = vec![self.num_output, k, usize::from(self.transpose)];
+        let call = Call::new(routine!("inner_product"), sizes, vec![]);
+        self.normalize.then_some(call)
+    }
+
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let shape = b.graph.shape(node.bottoms[0]).clone();
+        if let Some(call) = self.routine(&[shape], &[]) {
+            return lower::routine(b, node, call, &[]);
+        }
         let axis = self.geometry(b.graph.shape(node.bottoms[0])).axis;
         let bias = self.bias.then(|| node.params[1]);
         let blobs = (node.bottoms[0], node.tops[0]);
@@ -130,9 +157,29 @@ impl Layer for InnerProduct {
     }
 }
 
+/// Of normalised weights. Pasted into emitted source.
+mod routine {
+    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
+        let [outputs, k, transposed] = [sizes[0], sizes[1], sizes[2]];
+        let weight = |n: usize, i: usize| {
+            let at = if transposed == 1 { i * outputs + n } else { n * k + i };
+            f64::from(bottoms[1][at])
+        };
+        for (y, x) in tops[0].chunks_mut(outputs).zip(bottoms[0].chunks(k)) {
+            for (n, y) in y.iter_mut().enumerate() {
+                let squares: f64 = (0..k).map(|i| weight(n, i).powi(2)).sum();
+                let products = x.iter().enumerate();
+                let sum: f64 = products.map(|(i, &x)| f64::from(x) * weight(n, i)).sum();
+                let bias = bottoms.get(2).map_or(0.0, |bias| f64::from(bias[n]));
+                *y = (sum / (squares + 1e-6).sqrt() + bias) as f32;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{forward, refusal, tensor, tops};
+    use super::super::testing::{assert_close, forward, refusal, tensor, tops};
     use super::*;
     use crate::frontend::proto::InnerProductParameter;
 
@@ -158,6 +205,25 @@ mod tests {
         let w = tensor(&[3, 2], [1., 0., 1., 2., 1., 4.]);
         let transposed = param(|p| p.transpose = Some(true));
         assert_eq!(forward::<InnerProduct>(&transposed, &[x], &[w, bias]), y);
+    }
+
+    #[test]
+    fn normalised_weights() {
+        let x = tensor(&[1, 2], [5., 10.]);
+        let bias = tensor(&[2], [1., 2.]);
+        for (transpose, w) in [(false, [3., 4., 0., -2.]), (true, [3., 0., 4., -2.])] {
+            let p = param(|p| {
+                p.normalize = Some(true);
+                p.transpose = Some(transpose);
+            });
+            let blobs = [tensor(&[2, 2], w), bias.clone()];
+            let y = forward::<InnerProduct>(&p, &[&x], &blobs);
+            assert_close(&y[0].data, &[12., -8.], 1e-5);
+            let read = [&x.data[..], &blobs[0].data, &blobs[1].data];
+            let mut top = [0.; 2];
+            routine::run(&read, &mut [&mut top], &[2, 2, usize::from(transpose)], &[]);
+            assert_close(&top, &[12., -8.], 1e-5);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
 mod boxes;
+mod broadcast;
 mod loss;
 mod moves;
 mod recurrent;
@@ -338,6 +339,12 @@ pub trait Layer: Debug + Send + Sync {
         0
     }
 
+    /// For each parameter the number of its blob among those of a weights file, which have
+    /// these sizes, where a fork stores them in another order.
+    fn order_in_file(&self, _sizes: &[usize]) -> Option<Vec<usize>> {
+        None
+    }
+
     /// Zeros that the lowered form reads around a bottom of this shape (all bottoms
     /// have the same rule).
     fn halo(&self, _bottom: &Shape, _top: &Shape) -> Halo {
@@ -558,6 +565,15 @@ macro_rules! layers {
                 }
             }
 
+            /// See [`Layer::order_in_file`].
+            pub fn order_in_file(&self, sizes: &[usize]) -> Option<Vec<usize>> {
+                match self {
+                    $(Op::$layer(layer) => layer.order_in_file(sizes),)*
+                    Op::Custom(custom) => custom.layer.order_in_file(sizes),
+                    Op::Pointwise(_) => None,
+                }
+            }
+
             /// See [`Layer::takes_counts`].
             pub fn takes_counts(&self) -> bool {
                 match self {
@@ -617,14 +633,19 @@ macro_rules! layers {
 layers! {
     abs_val::AbsVal = "AbsVal";
     accuracy::Accuracy = "Accuracy";
+    add::Add = "Add";
     argmax::ArgMax = "ArgMax";
-    batch_norm::BatchNorm = "BatchNorm";
+    axpy::Axpy = "Axpy";
+    batch_norm::BatchNorm = "BatchNorm" | "BatchNormScale";
     batch_reindex::BatchReindex = "BatchReindex";
     bias::Bias = "Bias";
+    bn::Bn = "BN";
     bnll::Bnll = "BNLL";
     box_group_output::BoxGroupOutput = "BoxGroupOutput";
     box_output::BoxOutput = "BoxOutput";
+    broadcast_mul::BroadcastMul = "BroadcastMul";
     center_grid_output::CenterGridOutput = "CenterGridOutput";
+    channel_scale::ChannelScale = "ChannelScale";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     continuation_indicator::ContinuationIndicator = "ContinuationIndicator";
@@ -646,14 +667,18 @@ layers! {
     exp::Exp = "Exp";
     filter::Filter = "Filter";
     flatten::Flatten = "Flatten";
+    hard_sigmoid::HardSigmoid = "HardSigmoid";
+    hard_swish::HardSwish = "HardSwish";
     hdf5_data::Hdf5Data = "HDF5Data";
     hdf5_output::Hdf5Output = "HDF5Output";
     hinge_loss::HingeLoss = "HingeLoss";
     im2col::Im2col = "Im2col";
     image_data::ImageData = "ImageData";
     infogain_loss::InfogainLoss = "InfogainLoss";
+    inner_distance::InnerDistance = "InnerDistance";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
+    insanity::Insanity = "Insanity";
     interp::Interp = "Interp";
     local::Local = "Local";
     log::Log = "Log";
@@ -661,8 +686,11 @@ layers! {
     lstm::Lstm = "LSTM";
     lstm_unit::LstmUnit = "LSTMUnit";
     memory_data::MemoryData = "MemoryData";
+    mish::Mish = "Mish";
+    mul::Mul = "Mul";
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss";
     mvn::Mvn = "MVN";
+    normalize::Normalize = "Normalize" | "ChannelNormalize" | "SimpleNormalize";
     pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
     permute::Permute = "Permute" | "Transpose";
@@ -674,6 +702,7 @@ layers! {
     psroi_pooling::PsRoiPooling = "PSROIPooling";
     python::Python = "Python";
     reduction::Reduction = "Reduction";
+    relu6::Relu6 = "ReLU6";
     relu::Relu = "ReLU";
     reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
@@ -684,6 +713,7 @@ layers! {
     roi_pooling::RoiPooling = "ROIPooling";
     scale::Scale = "Scale";
     scale_route::ScaleRoute = "ScaleRoute";
+    selu::Selu = "SeLu";
     shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";

@@ -1,19 +1,22 @@
 //! `Softmax`: `e^(x − max) / Σ e^(x − max)` along `axis` (Caffe `softmax_layer.cpp`).
 //!
 //! Bottom and top: any shape with that axis. +∞ and NaN make NaN of all values that
-//! share a sum with them.
+//! share a sum with them. jolibrain's `scaling_temperature` divides x first.
 
 use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Node, Shape, Tensor};
+use crate::leaf::routine::Call;
 use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
 pub struct Softmax {
     /// As the file gives it; may be negative.
     pub axis: i32,
+    /// What scores are divided by, if it is not 1.
+    pub temperature: Option<f32>,
 }
 
 /// The sizes of a softmax over a bottom of a certain shape.
@@ -40,11 +43,18 @@ impl Softmax {
 }
 
 impl Layer for Softmax {
+    fn claims() -> &'static [&'static str] {
+        &["softmax_param.scaling_temperature"]
+    }
+
     /// `engine` chooses between implementations with one result.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let axis = param.softmax_param.clone().unwrap_or_default().axis();
-        Ok(Softmax { axis })
+        let p = param.softmax_param.clone().unwrap_or_default();
+        Ok(Softmax {
+            axis: p.axis(),
+            temperature: p.scaling_temperature.filter(|&t| t != 1.0),
+        })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
@@ -62,7 +72,9 @@ impl Layer for Softmax {
         for row in 0..g.outer * g.inner {
             let first = row / g.inner * g.channels * g.inner + row % g.inner;
             let places = (0..g.channels).map(|c| first + c * g.inner);
-            let values = places.clone().map(|at| f64::from(bottoms[0].data[at]));
+            let temperature = f64::from(self.temperature.unwrap_or(1.0));
+            let values = places.clone();
+            let values = values.map(|at| f64::from(bottoms[0].data[at]) / temperature);
             let max = values.clone().fold(f64::NEG_INFINITY, f64::max);
             let powers = values.map(|x| (x - max).exp());
             let sum: f64 = powers.clone().sum();
@@ -72,9 +84,39 @@ impl Layer for Softmax {
         }
     }
 
+    /// One call for each softmax along neighbouring axes.
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
+        let g = self.geometry(&bottoms[0]);
+        let values = vec![self.temperature?];
+        let sizes = vec![g.channels, g.inner];
+        Some(Call::new(routine!("softmax"), sizes, values).cut(g.outer))
+    }
+
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        let shape = b.graph.shape(node.bottoms[0]).clone();
+        if let Some(call) = self.routine(&[shape], &[]) {
+            return lower::routine(b, node, call, &[]);
+        }
         let axis = axis_of(self.axis, b.graph.shape(node.bottoms[0]));
         lower::softmax(b, node, axis)
+    }
+}
+
+/// With a temperature. Pasted into emitted source.
+mod routine {
+    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
+        let [channels, inner] = [sizes[0], sizes[1]];
+        let temperature = f64::from(values[0]);
+        for first in 0..inner {
+            let at = |c: usize| first + c * inner;
+            let scaled = |c: usize| f64::from(bottoms[0][at(c)]) / temperature;
+            let max = (0..channels).map(scaled).fold(f64::NEG_INFINITY, f64::max);
+            let power = |c: usize| (scaled(c) - max).exp();
+            let sum: f64 = (0..channels).map(power).sum();
+            for c in 0..channels {
+                tops[0][at(c)] = (power(c) / sum) as f32;
+            }
+        }
     }
 }
 
@@ -134,6 +176,25 @@ mod tests {
             .data;
         assert!(y[..4].iter().all(|y| y.is_nan()));
         assert_eq!(y[4..], [0., 1.]);
+    }
+
+    #[test]
+    fn a_temperature_divides_the_scores() {
+        let warm = LayerParameter {
+            softmax_param: Some(SoftmaxParameter {
+                scaling_temperature: Some(2.),
+                ..SoftmaxParameter::default()
+            }),
+            ..LayerParameter::default()
+        };
+        let ln = |x: f32| 2. * x.ln();
+        let x = tensor(&[1, 3, 2], [0., 1e4, ln(2.), 1e4, ln(5.), -1e4]);
+        let y = forward::<Softmax>(&warm, &[&x], &[]);
+        let want = [0.125, 0.5, 0.25, 0.5, 0.625, 0.];
+        assert_close(&y[0].data, &want, 1e-7);
+        let mut top = [0.; 6];
+        routine::run(&[&x.data], &mut [&mut top], &[3, 2], &[2.]);
+        assert_close(&top, &want, 1e-7);
     }
 
     #[test]

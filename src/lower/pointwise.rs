@@ -48,7 +48,9 @@ fn can_block(b: &Builder, node: &Node, top: BlobId, expr: &Pointwise) -> bool {
             Pointwise::Broadcast(v) => v.values.len() == 1 || (v.axis, v.axes) == (1, 1),
             Pointwise::BottomAt { bottom, axis } => {
                 let small = b.graph.shape(node.bottoms[*bottom]);
-                *axis == 0 && small.len() == 2 && shape.len() <= 4
+                *axis == 0
+                    && (small.len() == 2 || small.len() == 4 && small[2..] == [1, 1])
+                    && shape.len() <= 4
             }
             _ => true,
         })
@@ -226,7 +228,7 @@ fn plain(b: &mut Builder, node: &Node, top: BlobId, expr: &Pointwise, root: Root
     }
     let dst = b.alloc_plain(top)?;
     let shape = b.graph.shape(top).clone();
-    let axes_of = |n: usize| b.graph.shape(node.bottoms[n]).len();
+    let axes_of = |n: usize| b.graph.shape(node.bottoms[n]).covering();
     let mut ranges = loops(&shape, expr, axes_of);
     let last = ranges.pop().unwrap_or(0..0);
     let outer: Vec<_> = ranges.into_iter().map(|range| (b.var(), range)).collect();
@@ -318,7 +320,7 @@ impl Stretch<'_> {
             Pointwise::Bottom(n) => Expr::Load(self.whole(&bottoms[*n])),
             Pointwise::BottomAt { bottom, axis } => {
                 let Plain { buffer, base } = bottoms[*bottom];
-                let axes = b.graph.shape(node.bottoms[*bottom]).len();
+                let axes = b.graph.shape(node.bottoms[*bottom]).covering();
                 self.part(buffer, base, *axis..axis + axes)
             }
             Pointwise::Broadcast(v) if v.values.len() == 1 => Expr::Const(v.values[0]),

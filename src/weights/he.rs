@@ -88,7 +88,12 @@ impl Weights<'_> {
             Op::Convolution(_) | Op::Deconvolution(_) | Op::InnerProduct(_) => {
                 self.product(node, x)
             }
-            Op::BatchNorm(_) => self.batch_norm(node, x),
+            Op::BatchNorm(norm) => {
+                let factor = if norm.divides() { SCALE_FACTOR } else { 1.0 };
+                self.batch_norm(node, x, factor)
+            }
+            Op::Bn(_) => self.bn(node, x),
+            Op::Normalize(_) => self.normalize(node),
             Op::Scale(_) => self.scale(node, x),
             Op::Bias(_) => self.bias(node, x),
             Op::PRelu(_) => self.prelu(node, x),
@@ -150,17 +155,38 @@ impl Weights<'_> {
         Moments::of(0.0, square * (1.0 + bias * bias))
     }
 
-    fn batch_norm(&mut self, node: &Node, x: Moments) -> Moments {
+    fn batch_norm(&mut self, node: &Node, x: Moments, factor: f32) -> Moments {
         let deviation = x.deviation();
         let spread = BIAS * deviation;
-        let scaled = move |v: f64| (f64::from(SCALE_FACTOR) * v) as f32;
+        let scaled = move |v: f64| (f64::from(factor) * v) as f32;
         let mean = move |s: Stream, i| scaled(x.mean + spread * f64::from(s.normal(i)));
         let variance = move |s: Stream, i| {
             scaled(deviation * deviation * (0.8 + 0.4 * f64::from(s.uniform(i))))
         };
         self.set(node, 0, mean);
         self.set(node, 1, variance);
-        self.set(node, 2, |_, _| SCALE_FACTOR);
+        self.set(node, 2, move |_, _| factor);
+        self.set(node, 3, |s, i| 0.8 + 0.4 * s.uniform(i));
+        self.set_normal(node, 4, 0.0, BIAS);
+        Moments::NORMAL
+    }
+
+    /// Scale and shift, then mean and variance if the layer stores them.
+    fn bn(&mut self, node: &Node, x: Moments) -> Moments {
+        let variance = x.deviation().powi(2);
+        self.set(node, 0, |s, i| 0.8 + 0.4 * s.uniform(i));
+        self.set_normal(node, 1, 0.0, BIAS);
+        self.set_normal(node, 2, x.mean, BIAS * x.deviation());
+        let value = move |s: Stream, i| (variance * (0.8 + 0.4 * f64::from(s.uniform(i)))) as f32;
+        self.set(node, 3, value);
+        Moments::NORMAL
+    }
+
+    /// Items of norm 1, times a scale that brings elements to a size of about 1.
+    fn normalize(&mut self, node: &Node) -> Moments {
+        let shape = self.graph.shape(node.bottoms[0]);
+        let root = (shape.count() as f32 / shape.first().map_or(1.0, |&n| n as f32)).sqrt();
+        self.set(node, 0, move |s, i| root * (0.8 + 0.4 * s.uniform(i)));
         Moments::NORMAL
     }
 

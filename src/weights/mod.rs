@@ -112,12 +112,19 @@ fn matching<'a>(
     owners_only: bool,
 ) -> Result<Vec<(ParamId, &'a WeightBlob)>, String> {
     let params = &graph.nodes[node].params;
+    let size = |blob: &Option<WeightBlob>| blob.as_ref().map_or(0, |blob| blob.data.len());
+    let sizes: Vec<usize> = layer.blobs.iter().map(size).collect();
+    let order = graph.nodes[node].op.order_in_file(&sizes);
+    let blobs: Vec<_> = match order {
+        Some(order) => order.into_iter().map(|n| &layer.blobs[n]).collect(),
+        None => layer.blobs.iter().collect(),
+    };
     let lacks = |i: usize| {
-        let absent = layer.blobs.get(i).is_none_or(Option::is_none);
+        let absent = blobs.get(i).is_none_or(|blob| blob.is_none());
         absent && !(owners_only && owned_elsewhere(graph, node, i))
     };
     let expected = params.len();
-    if layer.blobs.len() > expected || (0..expected).any(lacks) {
+    if blobs.len() > expected || (0..expected).any(lacks) {
         let found = layer.blobs.iter().flatten().count();
         let plural = if expected == 1 { "" } else { "s" };
         return Err(format!(
@@ -127,7 +134,7 @@ fn matching<'a>(
     let specs = graph.param_specs(&graph.nodes[node]);
     let specs = specs.map_err(|e| e.to_string())?;
     let mut matched = Vec::new();
-    for (i, (spec, blob)) in specs.iter().zip(&layer.blobs).enumerate() {
+    for (i, (spec, &blob)) in specs.iter().zip(&blobs).enumerate() {
         let Some(blob) = blob else { continue };
         let shape = &spec.shape;
         let flat = graph[params[i]].flat.then(|| flattened(shape));

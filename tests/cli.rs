@@ -143,6 +143,32 @@ fn wrong_usage_is_2_and_help_is_0() {
 }
 
 #[test]
+fn unknown_fields_are_left_out_if_allowed() {
+    let net = NET.replace("type: \"ReLU\"", "type: \"ReLU\" warp_param { speed: 9 }");
+    let place = Place::new(&[("net.prototxt", &net)]);
+    let refused = place.fails(1, "check net.prototxt");
+    assert!(refused.contains("error: layer `relu`: LayerParameter has no field"));
+    for line in [
+        "check net.prototxt",
+        "upgrade net.prototxt",
+        "summary net.prototxt",
+    ] {
+        let out = place.output(&format!("{line} --allow-unknown"));
+        assert_eq!(out.status.code(), Some(0), "{line}");
+        let note = "note: layer `relu`: LayerParameter has no field `warp_param`: left out";
+        assert!(text(&out.stderr).contains(note), "{line}");
+    }
+}
+
+#[test]
+fn dialects_are_known_by_name() {
+    let place = small();
+    place.ok("summary net.prototxt --dialect segnet");
+    let wrong = place.fails(2, "summary net.prototxt --dialect sget");
+    assert!(wrong.contains("'segnet'"), "{wrong}");
+}
+
+#[test]
 fn missing_files_are_named() {
     let place = small();
     assert!(

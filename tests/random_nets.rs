@@ -121,6 +121,7 @@ impl Generator {
                 "Convolution",
                 "Convolution",
                 "Convolution",
+                "ConvolutionDepthwise",
                 "Pooling",
                 "Pooling",
                 "Deconvolution",
@@ -137,10 +138,13 @@ impl Generator {
                 "Any",
                 "Any",
             ]),
-            2 | 3 | 5 => self.pick(&[
+            2 | 3 => self.pick(&["Convolution", "Deconvolution", "Any", "Any", "Any"]),
+            5 => self.pick(&[
                 "Convolution",
                 "Convolution",
                 "Deconvolution",
+                "Pooling3D",
+                "Convolution3D",
                 "Any",
                 "Any",
                 "Any",
@@ -202,6 +206,25 @@ impl Generator {
                 self.many_axes(shape)
             }
             "Convolution" | "Deconvolution" => self.convolution(channels),
+            "ConvolutionDepthwise" => self.convolution(1),
+            "Convolution3D" => {
+                let (out, depth, pad) = (1 + self.draw(40), 1 + self.draw(2), self.draw(2));
+                format!(
+                    "convolution_param {{ num_output: {out} kernel_size: 1 kernel_depth: {depth} \
+                     pad: {pad} temporal_pad: {pad} temporal_stride: {} }}",
+                    1 + self.draw(2)
+                )
+            }
+            "Pooling3D" => {
+                let method = self.pick(&["MAX", "AVE"]);
+                let (size, depth) = (1 + self.draw(2), 1 + self.draw(2));
+                let (stride, step) = (1 + self.draw(size), 1 + self.draw(depth));
+                let pad = if method == "AVE" { self.draw(size) } else { 0 };
+                format!(
+                    "pooling_param {{ pool: {method} kernel_size: {size} stride: {stride} \
+                     pad: {pad} kernel_depth: {depth} temporal_stride: {step} }}"
+                )
+            }
             "Pooling" => self.pooling(layer),
             "LRN" => self.normalisation(),
             "InnerProduct" => {
@@ -300,10 +323,19 @@ impl Generator {
             );
         }
         if (kh, kw) != (1, 1) || self.rarely(4) {
-            rest += &format!(" pad_h: {} pad_w: {}", self.draw(3), self.draw(3));
+            rest += &match self.draw(6) {
+                0 => " pad_type: 1".into(),
+                1 | 2 => {
+                    let sides = ["l", "r", "t", "b"].map(|side| (side, self.draw(3)));
+                    let side = |(side, pad): (&str, usize)| format!(" pad_{side}: {pad}");
+                    sides.map(side).concat()
+                }
+                _ => format!(" pad_h: {} pad_w: {}", self.draw(3), self.draw(3)),
+            };
         }
         if self.rarely(5) {
-            rest += &format!(" dilation: {}", 2 + self.draw(2));
+            let field = self.pick(&["dilation", "hole"]);
+            rest += &format!(" {field}: {}", 2 + self.draw(2));
         }
         if self.rarely(4) {
             rest += " bias_term: false";
@@ -349,7 +381,7 @@ impl Generator {
     }
 
     fn pooling(&mut self, layer: &mut Layer) -> String {
-        let method = self.pick(&["MAX", "AVE"]);
+        let method = self.pick(&["MAX", "AVE", "MAX", "AVE", "AVE_EXC_PAD"]);
         if self.rarely(5) {
             return format!("pooling_param {{ pool: {method} global_pooling: true }}");
         }
@@ -361,10 +393,16 @@ impl Generator {
         if method == "MAX" && layer.bottoms[0] == "data" && self.rarely(2) {
             layer.tops = 2;
         }
-        let round = self.pick(&["", "", "round_mode: FLOOR"]);
+        let round = self.pick(&["", "", "round_mode: FLOOR", "ceil_mode: false"]);
+        let pad = match self.draw(6) {
+            0 => "pad_type: 1".into(),
+            1 => format!("pad_t: {ph} pad_r: {pw}"),
+            2 => format!("pad_l: {pw} pad_b: {ph}"),
+            _ => format!("pad_h: {ph} pad_w: {pw}"),
+        };
         format!(
             "pooling_param {{ pool: {method} kernel_h: {kh} kernel_w: {kw} stride_h: {sh} \
-             stride_w: {sw} pad_h: {ph} pad_w: {pw} {round} }}"
+             stride_w: {sw} {pad} {round} }}"
         )
     }
 

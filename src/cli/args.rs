@@ -1,10 +1,11 @@
 //! The command line as types.
 
-use caffec::frontend::FileKind;
 use caffec::frontend::proto::Phase;
+use caffec::frontend::{Dialect, FileKind, Reading};
 use caffec::ir::Shape;
 use caffec::leaf::Isa;
 use caffec::runtime::picture::{ChannelOrder, Size};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -57,6 +58,9 @@ pub struct NetArgs {
     /// Shape of an input, for example data=1x3x227x227 (repeatable)
     #[arg(long = "shape", value_name = "BLOB=DIMS", value_parser = shape)]
     pub shapes: Vec<(String, Shape)>,
+    /// Fork whose meaning counts where forks disagree [default: what the net shows]
+    #[arg(long, value_name = "NAME", value_parser = dialect())]
+    pub dialect: Option<Dialect>,
     /// Make InnerProduct layers convolutions, so that larger inputs give a map of scores
     #[arg(long)]
     pub fc_to_conv: bool,
@@ -85,9 +89,28 @@ pub struct StateArgs {
     /// Stage that layers are chosen by (repeatable)
     #[arg(long = "stage", value_name = "NAME")]
     pub stages: Vec<String>,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// What is let pass in a net's file.
+#[derive(Args, Default)]
+pub struct ReadingArgs {
     /// Take a file that has records of both `layer` and `layers`
     #[arg(long)]
     pub allow_mixed: bool,
+    /// Leave out fields that neither Caffe nor a known fork has
+    #[arg(long)]
+    pub allow_unknown: bool,
+}
+
+impl From<&ReadingArgs> for Reading {
+    fn from(args: &ReadingArgs) -> Reading {
+        Reading {
+            allow_mixed: args.allow_mixed,
+            allow_unknown: args.allow_unknown,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -386,9 +409,8 @@ pub struct UpgradeArgs {
     /// What the file is, where it could be either
     #[arg(long = "as", value_enum, value_name = "KIND")]
     pub kind: Option<KindArg>,
-    /// Take a file that has records of both `layer` and `layers`
-    #[arg(long)]
-    pub allow_mixed: bool,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
     /// Write to this file instead of standard output; binary, with the blobs that a binary
     /// net has, if its name ends in .caffemodel or .binaryproto
     #[arg(short, long, value_name = "FILE")]
@@ -422,9 +444,19 @@ pub struct CheckArgs {
     /// Shape of an input, for example data=1x3x227x227 (repeatable)
     #[arg(long = "shape", value_name = "BLOB=DIMS", value_parser = shape)]
     pub shapes: Vec<(String, Shape)>,
+    /// Fork whose meaning counts where forks disagree [default: what the net shows]
+    #[arg(long, value_name = "NAME", value_parser = dialect())]
+    pub dialect: Option<Dialect>,
     /// Print one JSON object (docs/JSON.md)
     #[arg(long)]
     pub json: bool,
+}
+
+/// The names of the dialects, and what they stand for.
+fn dialect() -> impl TypedValueParser<Value = Dialect> {
+    let names = Dialect::ALL.iter().map(|(name, _)| *name);
+    let named = |name: String| Dialect::named(&name).expect("one of the names");
+    PossibleValuesParser::new(names).map(named)
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -72,7 +72,10 @@ fn check(path: &Path, args: &CheckArgs, sources: &mut Sources) -> Findings {
     let kind = args.kind.map(Into::into);
     if args.syntax {
         if let Some((name, bytes)) = found.take(model::read_file(path)) {
-            found.take(canonical_text(&name, bytes, sources, kind));
+            let reading = (&args.state.reading).into();
+            let read = canonical_text(&name, bytes, sources, kind, reading);
+            let notes = found.take(read).map_or(Vec::new(), |(_, notes)| notes);
+            found.notes.extend(notes);
         }
         return found;
     }
@@ -83,6 +86,7 @@ fn check(path: &Path, args: &CheckArgs, sources: &mut Sources) -> Findings {
     found.notes.extend(model.net.notes.iter().cloned());
     let built = model.build(&ir::Options {
         shapes: args.shapes.iter().cloned().collect(),
+        dialect: args.dialect,
         ..ir::Options::default()
     });
     found.notes.extend(built.notes);
@@ -96,7 +100,7 @@ fn check(path: &Path, args: &CheckArgs, sources: &mut Sources) -> Findings {
 fn check_weights(args: &CheckArgs, mut graph: ir::Graph, whole: bool, found: &mut Findings) {
     let mut files = Vec::new();
     for path in &args.weights {
-        let file = WeightsFile::open(path, args.state.allow_mixed);
+        let file = WeightsFile::open(path, args.state.reading.allow_mixed);
         files.extend(
             found
                 .take(file)

@@ -1,7 +1,7 @@
 //! `caffec dump`: the net at a stage of the compiler.
 
 use super::args::{DumpArgs, Stage};
-use super::{Failure, Outcome, compile, model};
+use super::{Failure, Outcome, compile, model, talk};
 use caffec::backend::jit;
 use caffec::backend::rust::Weights;
 use caffec::diag::Sources;
@@ -18,7 +18,11 @@ pub fn run(args: &DumpArgs, sources: &mut Sources) -> Outcome {
     let text = match args.at {
         Stage::Proto => {
             let (name, bytes) = model::read_file(&args.net.net)?;
-            canonical_text(&name, bytes, sources, args.kind.map(Into::into))?
+            let kind = args.kind.map(Into::into);
+            let reading = (&args.net.state.reading).into();
+            let (text, notes) = canonical_text(&name, bytes, sources, kind, reading)?;
+            talk::notes(sources, &notes);
+            text
         }
         _ => compiled(args, sources)?,
     };

@@ -55,7 +55,7 @@ impl From<&StateArgs> for State {
             phase: args.phase.into(),
             level: args.level,
             stages: args.stages.clone(),
-            allow_mixed: args.allow_mixed,
+            reading: (&args.reading).into(),
         }
     }
 }
@@ -138,6 +138,7 @@ pub fn wishes(args: &NetArgs, batch: Option<usize>, blobs: &[String]) -> ir::Opt
         batch,
         blobs: blobs.to_vec(),
         fed: None,
+        dialect: args.dialect,
         ..ir::Options::default()
     }
 }
@@ -169,7 +170,7 @@ pub fn note_stand_ins(args: &WeightArgs) {
 
 /// Gives the graph its parameters; tells what they come from, in one line.
 pub fn fill_weights(args: &WeightArgs, net: &NetArgs, graph: &mut Valid) -> Result<String> {
-    let allow_mixed = net.state.allow_mixed;
+    let allow_mixed = net.state.reading.allow_mixed;
     let progress = Progress::new("reading weights");
     let open = |path: &PathBuf| {
         let file = WeightsFile::open(path, allow_mixed)?;

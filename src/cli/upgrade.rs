@@ -12,14 +12,15 @@ use std::path::Path;
 pub fn run(args: &UpgradeArgs, sources: &mut Sources) -> Outcome {
     let (name, bytes) = model::read_file(&args.file)?;
     let kind = args.kind.map(Into::into);
+    let reading = (&args.reading).into();
     let binary = args.output.as_ref().is_some_and(|path| is_binary(path));
     let (upgraded, notes) = match binary {
         true if kind == Some(FileKind::Solver) => {
             return Err(Failure::Usage("-o: solvers are written as text".into()));
         }
-        true => upgraded_binary(&name, bytes, sources, args.allow_mixed)?,
+        true => upgraded_binary(&name, bytes, sources, reading)?,
         false => {
-            let text = upgraded_text(&name, bytes, sources, kind, args.allow_mixed);
+            let text = upgraded_text(&name, bytes, sources, kind, reading);
             text.map(|(text, notes)| (text.into_bytes(), notes))?
         }
     };

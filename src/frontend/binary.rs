@@ -17,6 +17,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use super::Reading;
 use super::hdf5;
 use super::numbers::Encoding;
 use super::proto::{NetParameter, v1_layer_parameter::LayerType};
@@ -24,7 +25,7 @@ use super::schema::{FieldType, MessageType, Schema, ValueType};
 use super::text::foreign;
 use super::upgrade::v1_type_name;
 use super::wire::{self, Payload, WireError};
-use crate::diag::{Diagnostic, Result};
+use crate::diag::{Diagnostic, Errors, Result};
 
 /// The trained parameters of a caffemodel.
 #[derive(Clone, Debug)]
@@ -49,7 +50,8 @@ pub struct WeightLayer {
 #[derive(Clone, Debug)]
 pub struct WeightBlob {
     pub shape: Vec<i64>,
-    /// The shape was given as num, channels, height and width, so ones may lead it.
+    /// The shape was given as num, channels, height and width, or, in a file of C3D, with
+    /// length before height, so ones may lead it.
     pub legacy: bool,
     pub data: BlobData,
 }
@@ -342,21 +344,26 @@ impl Walk<'_> {
             };
             self.named(&why, at, layer.unwrap_or_default())
         };
+        let c3d = is_c3d(bytes);
         let mut shape = Vec::new();
-        let mut legacy = [None; 4];
+        let mut legacy = [None; 5];
         let mut single = Gather::new(Encoding::SINGLE);
         let mut double = Gather::new(Encoding::DOUBLE);
         let mut raw_data: &[u8] = &[];
         let mut raw_type = 0;
         for record in wire::records(bytes) {
             let record = record.map_err(|e| wrong(e.why, &bytes[e.offset..]))?;
-            let field = ty.numbered(record.number).map(|f| f.name.as_str());
+            let field = match c3d {
+                true => c3d_field(record.number),
+                false => ty.numbered(record.number).map(|f| f.name.as_str()),
+            };
             let result = match (field, record.payload) {
                 (Some("shape"), Payload::Bytes(dims)) => read_dims(dims, &mut shape),
                 (Some("num"), Payload::Varint(n)) => set(&mut legacy[0], n),
                 (Some("channels"), Payload::Varint(n)) => set(&mut legacy[1], n),
-                (Some("height"), Payload::Varint(n)) => set(&mut legacy[2], n),
-                (Some("width"), Payload::Varint(n)) => set(&mut legacy[3], n),
+                (Some("length"), Payload::Varint(n)) => set(&mut legacy[2], n),
+                (Some("height"), Payload::Varint(n)) => set(&mut legacy[3], n),
+                (Some("width"), Payload::Varint(n)) => set(&mut legacy[4], n),
                 (Some("data"), payload) => single.add(self.file.bytes(), payload),
                 (Some("double_data"), payload) => double.add(self.file.bytes(), payload),
                 (_, Payload::Varint(n)) if record.number == RAW_DATA_TYPE => {
@@ -374,6 +381,9 @@ impl Walk<'_> {
         let is_legacy = legacy.iter().any(Option::is_some);
         if is_legacy {
             shape = legacy.iter().map(|n| n.unwrap_or(0)).collect();
+            if !c3d {
+                shape.remove(2);
+            }
         }
         let data = if !raw_data.is_empty() {
             let encoding = raw_encoding(raw_type).ok_or("raw_data of an unknown type");
@@ -406,6 +416,20 @@ impl Walk<'_> {
     fn error(&self, why: &str, offset: usize) -> Diagnostic {
         Diagnostic::invalid(format!("{}: at byte {offset}: {why}", self.name))
     }
+}
+
+/// Whether a BlobProto has C3D's numbers: its width is a number where BVLC's Caffe has
+/// the data.
+fn is_c3d(blob: &[u8]) -> bool {
+    let mut records = wire::records(blob).map_while(|r| r.ok());
+    let fifth = records.find(|r| r.number == 5);
+    fifth.is_some_and(|r| matches!(r.payload, Payload::Varint(_)))
+}
+
+/// The fields of C3D's BlobProto (facebook/C3D, C3D-v1.0, `caffe.proto`).
+fn c3d_field(number: u32) -> Option<&'static str> {
+    let names = ["num", "channels", "length", "height", "width", "data"];
+    names.get(number.checked_sub(1)? as usize).copied()
 }
 
 /// Fields of BlobProto that NVCaffe and OpenCV have: numbers of a type of their own,
@@ -532,19 +556,33 @@ impl Gather {
 /// Reads a net in binary form; blobs of weights are left out. Also returns notes on
 /// fields that the schema does not have. `name` is for messages.
 ///
-/// Errors: `Invalid`.
-pub fn read_net_binary(name: &str, bytes: &[u8]) -> Result<(NetParameter, Vec<Diagnostic>)> {
-    read_net(name, bytes, false)
+/// Errors: `Invalid`, also for fields that the schema does not have, unless `reading`
+/// allows them: they are mostly a fork's, whose numbers tell nothing.
+pub fn read_net_binary(
+    name: &str,
+    bytes: &[u8],
+    reading: Reading,
+) -> Result<(NetParameter, Vec<Diagnostic>)> {
+    read_net(name, bytes, reading, false)
 }
 
 /// The same with the blobs.
 ///
 /// Errors: also `Unsupported`, for blobs that would lose `raw_data`.
-pub fn read_net_with_blobs(name: &str, bytes: &[u8]) -> Result<(NetParameter, Vec<Diagnostic>)> {
-    read_net(name, bytes, true)
+pub fn read_net_with_blobs(
+    name: &str,
+    bytes: &[u8],
+    reading: Reading,
+) -> Result<(NetParameter, Vec<Diagnostic>)> {
+    read_net(name, bytes, reading, true)
 }
 
-fn read_net(name: &str, bytes: &[u8], blobs: bool) -> Result<(NetParameter, Vec<Diagnostic>)> {
+fn read_net(
+    name: &str,
+    bytes: &[u8],
+    reading: Reading,
+    blobs: bool,
+) -> Result<(NetParameter, Vec<Diagnostic>)> {
     if let Some(what) = foreign(bytes) {
         return Err(Diagnostic::invalid(format!("{name}: {what}")).into());
     }
@@ -567,11 +605,14 @@ fn read_net(name: &str, bytes: &[u8], blobs: bool) -> Result<(NetParameter, Vec<
     }
     let net = NetParameter::decode(out.as_slice())
         .map_err(|e| Diagnostic::invalid(format!("{name}: {e}")))?;
-    let note = |(ty, number): &(&str, u32)| {
-        let message = format!("{name}: field {number} of {ty} is unknown and ignored");
-        Diagnostic::invalid(message)
-    };
-    Ok((net, strip.unknown.iter().map(note).collect()))
+    let unknown = strip.unknown.iter().map(|(ty, number)| {
+        let message = format!("{name}: {ty} has no field {number}");
+        Diagnostic::invalid(message).help("fields of forks are known by their names, in text")
+    });
+    match reading.allow_unknown {
+        true => Ok((net, unknown.collect())),
+        false => Errors::none_or(unknown.collect(), (net, Vec::new())),
+    }
 }
 
 /// Copies a message, without blobs if they are not wanted, and so that prost can read
@@ -707,6 +748,17 @@ mod tests {
     }
 
     #[test]
+    fn blobs_of_c3d_have_five_axes() {
+        // num 2, channels 1, length 1, height 1, width 1, data, diff.
+        let mut bytes = vec![8, 2, 16, 1, 24, 1, 32, 1, 40, 1, 0x32, 8];
+        bytes.extend([3f32, 4f32].iter().flat_map(|x| x.to_le_bytes()));
+        bytes.extend([0x3a, 4, 0, 0, 0, 0]);
+        let blob = read_blob("b", bytes).unwrap();
+        assert_eq!((blob.shape, blob.legacy), (vec![2, 1, 1, 1, 1], true));
+        assert_eq!(*blob.data.floats(), [3.0, 4.0]);
+    }
+
+    #[test]
     fn every_alignment_reads_alike() {
         for shift in 0..4 {
             let mut net = net();
@@ -830,18 +882,32 @@ mod tests {
     #[test]
     fn a_binary_net_loses_its_blobs_only() {
         let mut net = net();
-        let (read, notes) = read_net_binary("n", &net.encode_to_vec()).unwrap();
+        let (read, notes) = read_net_binary("n", &net.encode_to_vec(), Reading::default()).unwrap();
         net.layer[0].blobs.clear();
         assert_eq!((read, notes.len()), (net, 0));
+    }
+
+    #[test]
+    fn a_binary_net_has_no_unknown_fields() {
+        let layer = [0xa2, 6, 3, 0xc2, 12, 0]; // layer { 200 { } }
+        let errors = read_net_binary("n", &layer, Reading::default()).unwrap_err();
+        let message = errors.to_string();
+        assert_eq!(message, "n: caffe.LayerParameter has no field 200");
+        let reading = Reading {
+            allow_unknown: true,
+            ..Reading::default()
+        };
+        let (_, notes) = read_net_binary("n", &layer, reading).unwrap();
+        assert_eq!(notes.len(), 1);
     }
 
     #[test]
     fn a_binary_net_needs_what_is_required() {
         let mut net = net();
         net.layer[0].clip_param = Some(ClipParameter::default());
-        assert!(read_net_binary("n", &net.encode_to_vec()).is_ok());
+        assert!(read_net_binary("n", &net.encode_to_vec(), Reading::default()).is_ok());
         let incomplete = [0xa2, 6, 3, 0xa2, 9, 0]; // layer { clip_param { } }
-        let errors = read_net_binary("n", &incomplete).unwrap_err();
+        let errors = read_net_binary("n", &incomplete, Reading::default()).unwrap_err();
         assert!(errors.to_string().contains("needs `min`"), "{errors}");
     }
 }

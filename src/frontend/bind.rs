@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use super::Reading;
 use super::schema::{EnumType, FieldType, MessageType, Schema, ValueType};
 use super::spans::Spans;
 use super::text::{self, Extent, Field, Tree};
@@ -22,6 +23,8 @@ const MAX_ERRORS: usize = 20;
 #[derive(Debug)]
 pub struct Parsed<M> {
     pub message: M,
+    /// On fields that were left out.
+    pub notes: Vec<Diagnostic>,
     /// The same in wire format, fields in the order of the text.
     pub wire: Vec<u8>,
     pub spans: Spans,
@@ -39,6 +42,16 @@ pub fn parse_text<M: prost::Message + Default>(
     file: FileId,
     name: &str,
 ) -> Result<Parsed<M>> {
+    read_text(sources, file, name, Reading::default())
+}
+
+/// The same, where `reading` may let pass unknown fields.
+pub fn read_text<M: prost::Message + Default>(
+    sources: &Sources,
+    file: FileId,
+    name: &str,
+    reading: Reading,
+) -> Result<Parsed<M>> {
     let bytes = sources.text(file);
     let (tree, syntax_error) = text::parse(bytes);
     let schema = Schema::caffe();
@@ -50,6 +63,8 @@ pub fn parse_text<M: prost::Message + Default>(
         out: Vec::with_capacity(bytes.len() / 2),
         numbers: vec![0; tree.fields.len()],
         errors: Vec::new(),
+        notes: Vec::new(),
+        reading,
         complete: syntax_error.is_none(),
         enclosing: Vec::new(),
     };
@@ -59,6 +74,7 @@ pub fn parse_text<M: prost::Message + Default>(
         out,
         numbers,
         mut errors,
+        notes,
         ..
     } = binder;
     errors.extend(syntax_error.map(|e| syntax_diagnostic(bytes, file, e)));
@@ -67,6 +83,7 @@ pub fn parse_text<M: prost::Message + Default>(
     Errors::none_or(errors, ())?;
     Ok(Parsed {
         message: M::decode(out.as_slice()).expect("the binder writes what prost reads"),
+        notes,
         wire: out,
         spans: Spans::root(file, tree, numbers, root),
     })
@@ -95,6 +112,8 @@ struct Binder<'a> {
     /// Field number of each tree field, 0 if it was refused.
     numbers: Vec<u16>,
     errors: Vec<Diagnostic>,
+    notes: Vec<Diagnostic>,
+    reading: Reading,
     /// The whole text was read, so what is missing is really missing.
     complete: bool,
     /// Types of the messages around the current one.
@@ -132,7 +151,10 @@ impl<'a> Binder<'a> {
     fn slot(&mut self, ty: &'static MessageType, field: &Field) -> Option<usize> {
         let name = String::from_utf8_lossy(field.name.of(self.text));
         let slot = ty.slot(&name);
-        if slot.is_none() {
+        if slot.is_none() && self.reading.allow_unknown {
+            let message = format!("{} has no field `{name}`: left out", ty.short_name());
+            self.notes.push(self.error_at(field.name, message));
+        } else if slot.is_none() {
             self.report(|b| b.unknown_field(ty, &name, field));
         }
         slot
@@ -240,16 +262,18 @@ impl<'a> Binder<'a> {
         }
         encode_key(def.number, WireType::LengthDelimited, &mut self.out);
         let start = self.out.len();
-        let errors = self.errors.len();
+        let (errors, notes) = (self.errors.len(), self.notes.len());
         let range = index + 1..field.end as usize;
         self.enclosing.push(ty);
         let inner = self.schema.message_at(inner);
         self.message(inner, range.clone(), Some(field));
         self.enclosing.pop();
-        if self.errors.len() > errors && inner.is_layer() {
+        let told = self.errors.len() > errors || self.notes.len() > notes;
+        if told && inner.is_layer() {
             let name = self.name_in(range);
             let named = |d: &mut Diagnostic| d.layer = d.layer.take().or(name.clone());
             self.errors[errors..].iter_mut().for_each(named);
+            self.notes[notes..].iter_mut().for_each(named);
         }
         self.insert_length(start);
         Ok(())
@@ -542,6 +566,32 @@ mod tests {
                 "net.prototxt:1:26: error: LRNParameter has no field `layer`\n  help: it is a field of NetParameter: is a `}` missing before it?"
             ]
         );
+    }
+
+    #[test]
+    fn unknown_fields_may_be_left_out() {
+        let text = "layer { name: 'c' warp_param { speed: [9, 10] layer { type: 7 } } type: 'ReLU' }\nwarps: 1";
+        let mut sources = Sources::default();
+        let file = sources.add("net", text.into());
+        let read = |allow_unknown| {
+            let reading = Reading {
+                allow_unknown,
+                ..Reading::default()
+            };
+            read_text::<NetParameter>(&sources, file, "caffe.NetParameter", reading)
+        };
+        let parsed = read(true).unwrap();
+        let notes = parsed.notes.iter().map(|n| sources.render_note(n));
+        assert_eq!(
+            notes.collect::<Vec<_>>(),
+            [
+                "net:1:19: note: layer `c`: LayerParameter has no field `warp_param`: left out",
+                "net:2:1: note: NetParameter has no field `warps`: left out",
+            ]
+        );
+        let layer = &parsed.message.layer[0];
+        assert_eq!((layer.name(), layer.r#type()), ("c", "ReLU"));
+        assert_eq!(read(false).unwrap_err().0.len(), 2);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 pub mod binary;
 mod bind;
+mod dialect;
 pub mod filter;
 pub mod forks;
 mod hdf5;
@@ -27,7 +28,8 @@ pub mod text;
 pub mod upgrade;
 pub mod wire;
 
-pub use bind::{Parsed, parse_text};
+pub use bind::{Parsed, parse_text, read_text};
+pub use dialect::Dialect;
 pub use print::{print_text, print_wire};
 pub use solver::SolverNet;
 pub use source::LayerSource;
@@ -55,6 +57,16 @@ pub enum FileKind {
     Solver,
 }
 
+/// What is let pass in a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// Records of `layer` and of `layers` may stand in one file, which Caffe refuses.
+    pub allow_mixed: bool,
+    /// Fields that neither BVLC's Caffe nor a known fork has are left out, whatever is in
+    /// them, and a note tells so.
+    pub allow_unknown: bool,
+}
+
 /// What a net is loaded for; it decides which layers it has.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -62,8 +74,7 @@ pub struct State {
     pub level: i32,
     /// In addition to those that the file sets.
     pub stages: Vec<String>,
-    /// Records of `layer` and of `layers` may stand in one file, which Caffe refuses.
-    pub allow_mixed: bool,
+    pub reading: Reading,
 }
 
 impl Default for State {
@@ -72,7 +83,7 @@ impl Default for State {
             phase: Phase::Test,
             level: 0,
             stages: Vec::new(),
-            allow_mixed: false,
+            reading: Reading::default(),
         }
     }
 }
@@ -116,7 +127,7 @@ pub fn load(
     kind: Option<FileKind>,
 ) -> Result<Loaded> {
     if kind != Some(FileKind::Solver)
-        && let Some((param, notes)) = read_binary(name, &bytes)?
+        && let Some((param, notes)) = read_binary(name, &bytes, state.reading)?
     {
         let net = finish((param, None, notes), state)?;
         return Ok(Loaded::Net(Box::new(net)));
@@ -124,8 +135,8 @@ pub fn load(
     let file = sources.add(name, bytes);
     match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
         FileKind::Net => {
-            let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
-            let net = finish((parsed.message, Some(parsed.spans), Vec::new()), state)?;
+            let parsed: Parsed<NetParameter> = read_text(sources, file, NET, state.reading)?;
+            let net = finish((parsed.message, Some(parsed.spans), parsed.notes), state)?;
             Ok(Loaded::Net(Box::new(net)))
         }
         FileKind::Solver => solver::load(sources, file, state),
@@ -147,7 +158,7 @@ pub fn load_net(name: &str, bytes: Vec<u8>, sources: &mut Sources, state: &State
 
 /// From the message as read to the net of `state`.
 fn finish((param, spans, mut notes): Bound, state: &State) -> Result<Net> {
-    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), state.allow_mixed)?;
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), state.reading.allow_mixed)?;
     notes.extend(upgraded.notes);
     let mut param = upgraded.param;
     let state = net_state(&param, state);
@@ -183,11 +194,15 @@ type Bound = (NetParameter, Option<Spans>, Vec<Diagnostic>);
 
 /// The net of a file in binary form; `None` if it is text, or should be by its name:
 /// the text parser can say where it went wrong.
-fn read_binary(name: &str, bytes: &[u8]) -> Result<Option<(NetParameter, Vec<Diagnostic>)>> {
+fn read_binary(
+    name: &str,
+    bytes: &[u8],
+    reading: Reading,
+) -> Result<Option<(NetParameter, Vec<Diagnostic>)>> {
     if is_text(bytes) {
         return Ok(None);
     }
-    match binary::read_net_binary(name, bytes) {
+    match binary::read_net_binary(name, bytes, reading) {
         Err(_) if name.ends_with(".prototxt") => Ok(None),
         read => read.map(Some),
     }
@@ -223,27 +238,31 @@ fn outermost(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The file as canonical text format, before any upgrade. `kind` none: guessed.
+/// The file as canonical text format, before any upgrade, and what was lost on the
+/// way. `kind` none: guessed.
 pub fn canonical_text(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,
     kind: Option<FileKind>,
-) -> Result<String> {
-    if let Some((net, _)) = read_binary(name, &bytes)? {
-        return Ok(print_text(&net, NET));
+    reading: Reading,
+) -> Result<(String, Vec<Diagnostic>)> {
+    if let Some((net, notes)) = read_binary(name, &bytes, reading)? {
+        return Ok((print_text(&net, NET), notes));
     }
     let file = sources.add(name, bytes);
-    match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
-        FileKind::Net => Ok(print_wire(
-            &parse_text::<NetParameter>(sources, file, NET)?.wire,
-            NET,
-        )),
-        FileKind::Solver => Ok(print_wire(
-            &parse_text::<SolverParameter>(sources, file, SOLVER)?.wire,
-            SOLVER,
-        )),
-    }
+    Ok(
+        match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
+            FileKind::Net => {
+                let parsed = read_text::<NetParameter>(sources, file, NET, reading)?;
+                (print_wire(&parsed.wire, NET), parsed.notes)
+            }
+            FileKind::Solver => {
+                let parsed = read_text::<SolverParameter>(sources, file, SOLVER, reading)?;
+                (print_wire(&parsed.wire, SOLVER), parsed.notes)
+            }
+        },
+    )
 }
 
 /// The file in the current format, as text without blobs, and what was lost on the way:
@@ -254,22 +273,23 @@ pub fn upgraded_text(
     bytes: Vec<u8>,
     sources: &mut Sources,
     kind: Option<FileKind>,
-    allow_mixed: bool,
+    reading: Reading,
 ) -> Result<(String, Vec<Diagnostic>)> {
-    let (param, spans, mut notes) = match read_binary(name, &bytes)? {
+    let (param, spans, mut notes) = match read_binary(name, &bytes, reading)? {
         Some((param, notes)) if kind != Some(FileKind::Solver) => (param, None, notes),
         _ => {
             let file = sources.add(name, bytes);
             if kind.unwrap_or_else(|| file_kind(sources.text(file))) == FileKind::Solver {
-                let mut parsed: Parsed<SolverParameter> = parse_text(sources, file, SOLVER)?;
+                let mut parsed: Parsed<SolverParameter> =
+                    read_text(sources, file, SOLVER, reading)?;
                 upgrade::upgrade_solver(&mut parsed.message, Some(&parsed.spans))?;
-                return Ok((print_text(&parsed.message, SOLVER), Vec::new()));
+                return Ok((print_text(&parsed.message, SOLVER), parsed.notes));
             }
-            let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
-            (parsed.message, Some(parsed.spans), Vec::new())
+            let parsed: Parsed<NetParameter> = read_text(sources, file, NET, reading)?;
+            (parsed.message, Some(parsed.spans), parsed.notes)
         }
     };
-    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), allow_mixed)?;
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), reading.allow_mixed)?;
     notes.extend(upgraded.notes);
     Ok((print_text(&upgraded.param, NET), notes))
 }
@@ -280,20 +300,20 @@ pub fn upgraded_binary(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,
-    allow_mixed: bool,
+    reading: Reading,
 ) -> Result<(Vec<u8>, Vec<Diagnostic>)> {
     let (param, spans, mut notes) = match is_text(&bytes) {
         false => {
-            let (param, notes) = binary::read_net_with_blobs(name, &bytes)?;
+            let (param, notes) = binary::read_net_with_blobs(name, &bytes, reading)?;
             (param, None, notes)
         }
         true => {
             let file = sources.add(name, bytes);
-            let parsed: Parsed<NetParameter> = parse_text(sources, file, NET)?;
-            (parsed.message, Some(parsed.spans), Vec::new())
+            let parsed: Parsed<NetParameter> = read_text(sources, file, NET, reading)?;
+            (parsed.message, Some(parsed.spans), parsed.notes)
         }
     };
-    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), allow_mixed)?;
+    let upgraded = upgrade::upgrade_net(param, spans.as_ref(), reading.allow_mixed)?;
     notes.extend(upgraded.notes);
     Ok((upgraded.param.encode_to_vec(), notes))
 }

@@ -1,6 +1,6 @@
 //! Solver files given where a net is expected: the net that they are for.
 
-use super::bind::{Parsed, parse_text};
+use super::bind::{Parsed, read_text};
 use super::proto::{NetParameter, NetState, Phase, SolverParameter};
 use super::upgrade::upgrade_solver;
 use super::{Loaded, SOLVER, State, finish};
@@ -24,8 +24,8 @@ pub struct SolverNet {
 /// phase is better than none. Source: BVLC/caffe `solver.cpp`, `InitTrainNet` and
 /// `InitTestNets`.
 pub fn load(sources: &Sources, file: FileId, state: &State) -> Result<Loaded> {
-    let parsed: Parsed<SolverParameter> = parse_text(sources, file, SOLVER)?;
-    let (mut message, spans) = (parsed.message, parsed.spans);
+    let parsed: Parsed<SolverParameter> = read_text(sources, file, SOLVER, state.reading)?;
+    let (mut message, spans, mut notes) = (parsed.message, parsed.spans, parsed.notes);
     upgrade_solver(&mut message, Some(&spans))?;
     let own = match state.phase {
         Phase::Train => message.train_state.as_ref(),
@@ -46,7 +46,6 @@ pub fn load(sources: &Sources, file: FileId, state: &State) -> Result<Loaded> {
             .help("its net would be in `net`, `train_net`, `test_net` or one of their `…_param`")
             .into());
     };
-    let mut notes = Vec::new();
     let others = spans.children(field).count() - 1;
     if others > 0 {
         let message = format!("the first `{field}` of {} is taken", others + 1);

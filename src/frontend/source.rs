@@ -16,8 +16,9 @@ enum Origin {
     V1(Spans),
     /// The record around the layer, and the padding layer merged into it.
     V0(Spans, Option<Spans>),
-    /// The net, whose legacy inputs became a layer.
-    Inputs(Spans),
+    /// The net, whose legacy inputs became a layer, and how many of its input_dim each
+    /// has.
+    Inputs(Spans, usize),
 }
 
 impl LayerSource {
@@ -34,8 +35,9 @@ impl LayerSource {
         })
     }
 
-    pub(super) fn inputs(net: Option<Spans>) -> Self {
-        LayerSource(net.map_or(Origin::Binary, Origin::Inputs))
+    pub(super) fn inputs(net: Option<Spans>, axes: usize) -> Self {
+        let inputs = |net| Origin::Inputs(net, axes);
+        LayerSource(net.map_or(Origin::Binary, inputs))
     }
 
     /// The layer's padding now comes from `padding`, another V0 layer.
@@ -50,7 +52,7 @@ impl LayerSource {
         match &self.0 {
             Origin::Binary => None,
             Origin::Current(spans) | Origin::V1(spans) | Origin::V0(spans, _) => Some(spans.span()),
-            Origin::Inputs(net) => Some(net.find("input").as_ref().unwrap_or(net).span()),
+            Origin::Inputs(net, _) => Some(net.find("input").as_ref().unwrap_or(net).span()),
         }
     }
 
@@ -68,13 +70,13 @@ impl LayerSource {
                 }
                 (spans, old)
             }
-            Origin::Inputs(net) => return self.input_span(net, path),
+            Origin::Inputs(net, axes) => return self.input_span(net, *axes, path),
         };
         let found = spans.find(&old).map(|s| s.span());
         Some(found.unwrap_or_else(|| spans.span_of(path)))
     }
 
-    fn input_span(&self, net: &Spans, path: &str) -> Option<Span> {
+    fn input_span(&self, net: &Spans, axes: usize, path: &str) -> Option<Span> {
         let mut parts = path.split('.').filter_map(split_index);
         let found = match (parts.next(), parts.next(), parts.next()) {
             (Some(("top", i)), ..) => net.child("input", i),
@@ -83,7 +85,7 @@ impl LayerSource {
                     Some(shape) => dim
                         .and_then(|(name, d)| shape.child(name, d))
                         .or(Some(shape)),
-                    None => net.child("input_dim", 4 * i + dim.map_or(0, |(_, d)| d)),
+                    None => net.child("input_dim", axes * i + dim.map_or(0, |(_, d)| d)),
                 }
             }
             _ => None,

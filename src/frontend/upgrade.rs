@@ -659,12 +659,17 @@ fn inputs_to_layer(
     if !shapes.is_empty() && !dims.is_empty() {
         note("input_dim", "input_dim has no effect beside input_shape");
     }
-    let shapes_ragged = shapes.is_empty() && !dims.len().is_multiple_of(4);
-    let dims_shape = |four: &[i32]| BlobShape {
-        dim: four.iter().map(|&d| d.into()).collect(),
+    // The inputs of C3D are clips: a length stands before height and width.
+    let axes = match layers.iter().any(|(layer, _)| of_clips(layer)) {
+        true if dims.len() == 5 * names.len() => 5,
+        _ => 4,
+    };
+    let shapes_ragged = shapes.is_empty() && !dims.len().is_multiple_of(axes);
+    let dims_shape = |dims: &[i32]| BlobShape {
+        dim: dims.iter().map(|&d| d.into()).collect(),
     };
     let mut shape: Vec<BlobShape> = match shapes.is_empty() {
-        true => dims.chunks_exact(4).map(dims_shape).collect(),
+        true => dims.chunks_exact(axes).map(dims_shape).collect(),
         false => shapes,
     };
     if shape.len() < names.len() {
@@ -687,8 +692,16 @@ fn inputs_to_layer(
         input_param: Some(InputParameter { shape }),
         ..Default::default()
     };
-    layers.insert(0, (layer, LayerSource::inputs(spans.cloned())));
+    layers.insert(0, (layer, LayerSource::inputs(spans.cloned(), axes)));
     Ok(())
+}
+
+/// Whether the layer takes clips, as only C3D has them.
+fn of_clips(layer: &LayerParameter) -> bool {
+    matches!(
+        layer.r#type(),
+        "Convolution3D" | "Deconvolution3D" | "Pooling3D"
+    )
 }
 
 /// Three param records belong to the days when the solver had to be told not to
@@ -794,6 +807,15 @@ mod tests {
     }
 
     #[test]
+    fn types_of_forks_have_names() {
+        let net = quietly("layers { type: INTERP interp_param { zoom_factor: 8 } }");
+        assert_eq!(
+            net,
+            r#"layer { type: "Interp" interp_param { zoom_factor: 8 } }"#
+        );
+    }
+
+    #[test]
     fn v1_lists_become_param_records() {
         let net = quietly(
             "layers { type: INNER_PRODUCT param: 'w' blobs_lr: [1, 2] weight_decay: 0.5 blob_share_mode: PERMISSIVE }",
@@ -832,6 +854,8 @@ mod tests {
         let message =
             upgrade("input: 'x' input: 'y' input_dim: [1, 2, 3, 4, 5, 6, 7]").unwrap_err();
         assert!(message.contains("2 inputs but shapes for 1"), "{message}");
+        let clips = "input: 'x' input_dim: [1, 2, 3, 4, 5] layers { type: POOLING3D }";
+        assert!(quietly(clips).contains("shape { dim: 1 dim: 2 dim: 3 dim: 4 dim: 5 }"));
         for text in ["input: 'x'", "input: 'x' input_dim: [1, 2, 3, 4, 5]"] {
             assert_eq!(upgrade(text).unwrap().1.len(), 1, "{text}");
         }

@@ -12,7 +12,7 @@ use super::sharing::Sharing;
 use super::wiring::{Layer, Wiring};
 use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
-use crate::frontend::Net;
+use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Feed, Op, Registry};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -30,6 +30,8 @@ pub struct Options {
     /// are not among them then drop out, and so does what no output needs. `None` keeps
     /// all that can stay.
     pub fed: Option<BTreeSet<String>>,
+    /// Whose meaning counts where forks of Caffe disagree.
+    pub dialect: Option<Dialect>,
     /// Layer types beside caffec's own.
     pub registry: Registry,
 }
@@ -146,6 +148,7 @@ impl<'a> Builder<'a> {
             bottoms: layer.bottoms().len(),
             tops: layer.tops().len(),
             in_place: layer.in_place(0),
+            dialect: self.options.dialect,
             registry: &self.options.registry,
             span: &span,
         };

@@ -6,8 +6,8 @@ use crate::layers::Op;
 use crate::layers::deconvolution::Deconvolution;
 
 /// Expressions are trees that code walks by recursion, so a layer with more bottoms
-/// than any real net has does not become one.
-const WIDEST: usize = 256;
+/// than any real net has does not become a single one.
+pub const WIDEST: usize = 256;
 
 impl Node {
     /// The first top as an expression of the bottoms, for element-wise layers.

@@ -22,6 +22,7 @@ mod verify;
 mod wiring;
 
 pub use build::{Built, Incomplete, Options, build};
+pub use epilogue::WIDEST;
 pub use fc_to_conv::fc_to_conv;
 pub use graph::{
     Activation, Blob, BlobId, Count, Epilogue, Graph, Node, NodeId, Param, ParamId, ParamSpec,

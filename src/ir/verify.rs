@@ -51,6 +51,7 @@ impl Graph {
             bottoms: bottoms.len(),
             tops: node.tops.len() - usize::from(node.op.counted().is_some()),
             in_place: false,
+            dialect: None,
             registry: &Registry::default(),
             span: &|_| None,
         };

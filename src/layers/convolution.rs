@@ -9,25 +9,46 @@
 //!
 //! `y[o, p] = bias[o] + Σ_c,k w[o, c, k] · x[g·C/group + c, p·stride − pad + k·dilation]`
 //! with zeros outside of the bottom.
+//!
+//! Of forks:
+//! * `DepthwiseConvolution` (MobileNet-YOLO) is a convolution under another name: without
+//!   `group` it is dense.
+//! * `ConvolutionDepthwise` has a group for each channel; `num_output` counts only where
+//!   `group` is given too (Synopsys), else there are as many outputs as channels.
+//! * `Convolution3D` (C3D, MNN) is over length, height and width: `kernel_depth`,
+//!   `temporal_stride` and `temporal_pad` are those of the length, `kernel_size`, `stride` and
+//!   `pad` of the other two.
+//! * `NdConvolution` (video-caffe) gives them as `kernel_shape`, `stride_shape` and
+//!   `pad_shape`, a number for each axis.
+//! * `hole` (DeepLab) is the dilation. `pad_l`, `pad_r`, `pad_t` and `pad_b` (Synopsys) are a
+//!   pad for each side; `pad_type` 1 makes `ceil(in / stride)` outputs, with half of
+//!   `max(kernel − stride, 0)` as pad (`max(kernel − in mod stride, 0)` where the stride
+//!   does not divide the size), rounded down.
 
 use super::{Cx, Layer, Taps};
-use crate::diag::Result;
-use crate::frontend::proto::{ConvolutionParameter, FillerParameter, LayerParameter};
+use crate::diag::{Errors, Result};
+use crate::frontend::proto::{
+    BlobShape, Convolution3DParameter, ConvolutionParameter, FillerParameter, LayerParameter,
+};
 use crate::ir::{Graph, Node, ParamSpec, Shape, Tensor};
 use crate::lower::{self, Builder, Conv, Halo, WeightStrides};
 use std::ops::Range;
 
 #[derive(Clone, Debug)]
 pub struct Convolution {
-    pub num_output: usize,
-    pub group: usize,
+    /// None: as many as the bottom has channels.
+    pub num_output: Option<usize>,
+    /// None: one for each channel.
+    pub group: Option<usize>,
     pub bias: bool,
     /// Channel axis as the file gives it; may be negative.
     pub axis: i32,
     pub kernel: PerAxis,
     pub stride: PerAxis,
-    pub pad: PerAxis,
+    pub pad: Pad,
     pub dilation: PerAxis,
+    /// How many axes the bottom must have, if that is not free.
+    pub axes: Option<usize>,
     pub weight_filler: FillerParameter,
     pub bias_filler: FillerParameter,
 }
@@ -37,6 +58,20 @@ pub struct Convolution {
 pub enum PerAxis {
     All(usize),
     Each(Vec<usize>),
+}
+
+/// Zeros around the bottom.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pad {
+    /// As many after as before.
+    Even(PerAxis),
+    /// Along height and width.
+    Sides {
+        before: [usize; 2],
+        after: [usize; 2],
+    },
+    /// For `ceil(in / stride)` outputs.
+    Same,
 }
 
 /// What a convolution does to bottoms of a certain shape. The vectors have one
@@ -49,12 +84,16 @@ pub struct Geometry {
     pub batch: usize,
     /// Channels of the bottom.
     pub channels: usize,
+    /// Channels of the top.
+    pub outputs: usize,
+    pub group: usize,
     pub input: Vec<usize>,
     /// Because sizes truncate towards zero, the only window along an axis may reach
     /// beyond `input + pad`; it reads zeros there.
     pub output: Vec<usize>,
     pub kernel: Vec<usize>,
     pub stride: Vec<usize>,
+    /// Before the bottom; what is read after it follows from `output`.
     pub pad: Vec<usize>,
     pub dilation: Vec<usize>,
 }
@@ -108,25 +147,85 @@ fn per_axis(
     Ok(PerAxis::Each(sizes?))
 }
 
+/// A number for each axis, in the form of a shape.
+fn per_axis_of(cx: &Cx, field: &str, shape: &BlobShape) -> Result<PerAxis> {
+    let size = |&dim: &i64| match u32::try_from(dim) {
+        Ok(value) => cx.size(field, value),
+        Err(_) => Err(cx.invalid(field, format!("{dim} is no size")).into()),
+    };
+    let sizes: Result<Vec<usize>> = shape.dim.iter().map(size).collect();
+    Ok(PerAxis::Each(sizes?))
+}
+
+/// The pad, in one of its three forms.
+fn read_pad(p: &ConvolutionParameter, cx: &Cx) -> Result<Pad> {
+    let even = "convolution_param.pad";
+    let has_even = !p.pad.is_empty() || p.pad_h() != 0 || p.pad_w() != 0;
+    let sides = [p.pad_t(), p.pad_l(), p.pad_b(), p.pad_r()];
+    let same = match p.pad_type() {
+        0 => false,
+        1 => true,
+        other => {
+            let message = format!("{other}: neither 0 nor 1 (as much as TensorFlow's SAME)");
+            return Err(cx.invalid("convolution_param.pad_type", message).into());
+        }
+    };
+    let has_sides = sides != [0; 4];
+    if usize::from(has_even) + usize::from(has_sides) + usize::from(same) > 1 {
+        let message = "only one of pad, pad_l … pad_b and pad_type is allowed";
+        let field = if has_even { even } else { "convolution_param.pad_l" };
+        return Err(cx.invalid(field, message).into());
+    }
+    if same {
+        return Ok(Pad::Same);
+    }
+    if has_sides {
+        let mut size = [0; 4];
+        for ((size, side), name) in size.iter_mut().zip(sides).zip(["t", "l", "b", "r"]) {
+            let negative = |_| {
+                let message = "must not be negative";
+                cx.invalid(&format!("convolution_param.pad_{name}"), message)
+            };
+            *size = usize::try_from(side).map_err(negative)?;
+        }
+        let [t, l, b, r] = size;
+        return Ok(Pad::Sides {
+            before: [t, l],
+            after: [b, r],
+        });
+    }
+    let pad = per_axis(cx, even, &p.pad, [p.pad_h, p.pad_w], Some(0))?;
+    Ok(Pad::Even(pad))
+}
+
+/// `dilation`, or `hole`.
+fn read_dilation(p: &ConvolutionParameter, cx: &Cx) -> Result<PerAxis> {
+    let (field, hole) = ("convolution_param.dilation", "convolution_param.hole");
+    if p.hole.is_empty() && (p.hole_h, p.hole_w) == (None, None) {
+        return per_axis(cx, field, &p.dilation, [None, None], Some(1));
+    }
+    if !p.dilation.is_empty() {
+        let message = "is another name of dilation: only one is allowed";
+        return Err(cx.invalid(hole, message).into());
+    }
+    per_axis(cx, hole, &p.hole, [p.hole_h, p.hole_w], Some(1))
+}
+
 impl Convolution {
-    /// Reads `convolution_param`, for Deconvolution as well. `engine` and
-    /// `force_nd_im2col` choose between implementations with one result.
-    pub(super) fn read(p: &ConvolutionParameter, cx: &Cx) -> Result<Self> {
+    /// What the layer types have in common. `engine` and `force_nd_im2col` choose between
+    /// implementations with one result.
+    fn new(
+        p: &ConvolutionParameter,
+        [kernel, stride, dilation]: [PerAxis; 3],
+        pad: Pad,
+        cx: &Cx,
+    ) -> Result<Self> {
         cx.counts(1.., 1..)?;
         if cx.bottoms != cx.tops {
             let message = format!("{} bottoms need as many tops, not {}", cx.bottoms, cx.tops);
             return Err(cx.invalid("top", message).into());
         }
         cx.not_in_place()?;
-        let kernel_h_w = [p.kernel_h, p.kernel_w];
-        let field = "convolution_param.kernel_size";
-        let kernel = per_axis(cx, field, &p.kernel_size, kernel_h_w, None)?;
-        let field = "convolution_param.stride";
-        let stride = per_axis(cx, field, &p.stride, [p.stride_h, p.stride_w], Some(1))?;
-        let field = "convolution_param.pad";
-        let pad = per_axis(cx, field, &p.pad, [p.pad_h, p.pad_w], Some(0))?;
-        let field = "convolution_param.dilation";
-        let dilation = per_axis(cx, field, &p.dilation, [None, None], Some(1))?;
         for (what, values) in [
             ("kernel_size", &kernel),
             ("stride", &stride),
@@ -144,17 +243,103 @@ impl Convolution {
             return Err(cx.invalid("convolution_param.group", message).into());
         }
         Ok(Convolution {
-            num_output,
-            group,
+            num_output: Some(num_output),
+            group: Some(group),
             bias: p.bias_term(),
             axis: p.axis(),
             kernel,
             stride,
             pad,
             dilation,
+            axes: None,
             weight_filler: p.weight_filler.clone().unwrap_or_default(),
             bias_filler: p.bias_filler.clone().unwrap_or_default(),
         })
+    }
+
+    /// Reads `convolution_param`, for Deconvolution as well.
+    pub(super) fn read(p: &ConvolutionParameter, cx: &Cx) -> Result<Self> {
+        for (field, given) in [
+            ("kernel_depth", p.kernel_depth.is_some()),
+            ("temporal_stride", p.temporal_stride.is_some()),
+            ("temporal_pad", p.temporal_pad.is_some()),
+            ("kernel_shape", p.kernel_shape.is_some()),
+            ("stride_shape", p.stride_shape.is_some()),
+            ("pad_shape", p.pad_shape.is_some()),
+        ] {
+            if given {
+                let field = format!("convolution_param.{field}");
+                let message = "only Convolution3D and NdConvolution have this";
+                return Err(cx.unsupported(&field, message).into());
+            }
+        }
+        let kernel_h_w = [p.kernel_h, p.kernel_w];
+        let field = "convolution_param.kernel_size";
+        let kernel = per_axis(cx, field, &p.kernel_size, kernel_h_w, None)?;
+        let field = "convolution_param.stride";
+        let stride = per_axis(cx, field, &p.stride, [p.stride_h, p.stride_w], Some(1))?;
+        let dilation = read_dilation(p, cx)?;
+        let pad = read_pad(p, cx)?;
+        Convolution::new(p, [kernel, stride, dilation], pad, cx)
+    }
+
+    /// `ConvolutionDepthwise`.
+    fn read_depthwise(p: &ConvolutionParameter, cx: &Cx) -> Result<Self> {
+        let filled = ConvolutionParameter {
+            num_output: match p.group {
+                Some(_) => p.num_output,
+                None => Some(1),
+            },
+            group: None,
+            ..p.clone()
+        };
+        let convolution = Convolution::read(&filled, cx)?;
+        Ok(Convolution {
+            num_output: p.group.and(convolution.num_output),
+            group: None,
+            ..convolution
+        })
+    }
+
+    /// `Convolution3D`: three spatial axes, the last two with the same numbers.
+    fn read_3d(p: &ConvolutionParameter, cx: &Cx) -> Result<Self> {
+        let one = |field: &str, values: &[u32], h_w: [Option<u32>; 2], default| {
+            let field = format!("convolution_param.{field}");
+            match per_axis(cx, &field, values, h_w, default)? {
+                PerAxis::All(value) => Ok(value),
+                PerAxis::Each(_) => {
+                    let message = "needs one value, for height and width";
+                    Err(Errors::from(cx.invalid(&field, message)))
+                }
+            }
+        };
+        let three = |depth, plane| PerAxis::Each(vec![depth, plane, plane]);
+        let field = "convolution_param.kernel_depth";
+        let depth = cx.positive(field, p.kernel_depth.unwrap_or_default())?;
+        let kernel = one("kernel_size", &p.kernel_size, [p.kernel_h, p.kernel_w], None)?;
+        let step = cx.size("convolution_param.temporal_stride", p.temporal_stride())?;
+        let stride = one("stride", &p.stride, [p.stride_h, p.stride_w], Some(1))?;
+        let before = cx.size("convolution_param.temporal_pad", p.temporal_pad())?;
+        let pad = one("pad", &p.pad, [p.pad_h, p.pad_w], Some(0))?;
+        let sizes = [three(depth, kernel), three(step, stride), read_dilation(p, cx)?];
+        let convolution = Convolution::new(p, sizes, Pad::Even(three(before, pad)), cx)?;
+        Ok(Convolution {
+            axes: Some(5),
+            ..convolution
+        })
+    }
+
+    /// `NdConvolution`.
+    fn read_nd(p: &ConvolutionParameter, cx: &Cx) -> Result<Self> {
+        let shaped = |field: &str, shape: &Option<BlobShape>, default| match shape {
+            Some(shape) => per_axis_of(cx, &format!("convolution_param.{field}"), shape),
+            None => Ok(default),
+        };
+        let kernel = shaped("kernel_shape", &p.kernel_shape, PerAxis::Each(Vec::new()))?;
+        let stride = shaped("stride_shape", &p.stride_shape, PerAxis::All(1))?;
+        let pad = shaped("pad_shape", &p.pad_shape, PerAxis::All(0))?;
+        let sizes = [kernel, stride, read_dilation(p, cx)?];
+        Convolution::new(p, sizes, Pad::Even(pad), cx)
     }
 
     /// Panics unless `infer` has passed for bottoms of this shape.
@@ -163,7 +348,8 @@ impl Convolution {
     }
 
     /// `size` gives the top's size along one axis from the bottom's size, the extent
-    /// of the dilated kernel, stride and pad; all below 2^31 but the extent, below 2^62.
+    /// of the dilated kernel, the stride and the pad of both sides; all below 2^32 but the
+    /// extent, below 2^62.
     pub(super) fn resolve(
         &self,
         bottom: &Shape,
@@ -171,41 +357,60 @@ impl Convolution {
     ) -> Result<Geometry, Refusal> {
         let axis = bottom.axis(self.axis);
         let axis = axis.map_err(|e| ("convolution_param.axis", e.to_string()))?;
+        if let Some(axes) = self.axes.filter(|&axes| axes != bottom.len()) {
+            let message = format!("a bottom of {axes} axes is needed, not {bottom}");
+            return Err(("bottom", message));
+        }
         let input = bottom[axis + 1..].to_vec();
         let axes = input.len();
+        let channels = bottom[axis];
+        let kernel = self.kernel.resolve(axes, "convolution_param.kernel_size")?;
+        let stride = self.stride.resolve(axes, "convolution_param.stride")?;
+        let (pad, after) = self.pad.resolve(&input, &kernel, &stride)?;
         let mut geometry = Geometry {
             axis,
             batch: bottom.count_of(0..axis),
-            channels: bottom[axis],
+            channels,
+            outputs: self.num_output.unwrap_or(channels),
+            group: self.group.unwrap_or(channels),
             input,
             output: Vec::new(),
-            kernel: self.kernel.resolve(axes, "convolution_param.kernel_size")?,
-            stride: self.stride.resolve(axes, "convolution_param.stride")?,
-            pad: self.pad.resolve(axes, "convolution_param.pad")?,
+            kernel,
+            stride,
+            pad,
             dilation: self.dilation.resolve(axes, "convolution_param.dilation")?,
         };
-        if !geometry.channels.is_multiple_of(self.group) {
-            let (channels, group) = (geometry.channels, self.group);
-            let message = format!("{channels} channels are not a multiple of group {group}");
-            return Err(("convolution_param.group", message));
+        let (outputs, group) = (geometry.outputs, geometry.group);
+        if outputs == 0 {
+            return Err(("bottom", format!("no channels in {bottom}")));
         }
-        for i in 0..axes {
+        for (what, count) in [("channels", channels), ("outputs", outputs)] {
+            if !count.is_multiple_of(group) {
+                let message = format!("{count} {what} are not a multiple of group {group}");
+                return Err(("convolution_param.group", message));
+            }
+        }
+        for (i, after) in after.into_iter().enumerate() {
             let g = &geometry;
-            let [kernel, dilation, input, stride, pad] = [
+            let [kernel, dilation, input, stride, pads] = [
                 g.kernel[i],
                 g.dilation[i],
                 g.input[i],
                 g.stride[i],
-                g.pad[i],
+                g.pad[i] + after,
             ]
             .map(|v| v as i128);
             let extent = dilation * (kernel - 1) + 1;
-            let out = size(input, extent, stride, pad);
+            let out = match self.pad {
+                Pad::Same => (input + stride - 1) / stride,
+                _ => size(input, extent, stride, pads),
+            };
             if out <= 0 || out > i128::from(i32::MAX) {
                 let axis = axis + 1 + i;
                 let message = format!(
                     "axis {axis} of size {input} gives a top of size {out} \
-                     (kernel extent {extent}, stride {stride}, pad {pad})"
+                     (kernel extent {extent}, stride {stride}, pad {})",
+                    g.pad[i]
                 );
                 return Err(("convolution_param", message));
             }
@@ -230,7 +435,7 @@ impl Convolution {
         }
         let g = geometry.map_err(|(field, message)| cx.invalid(field, message))?;
         let mut dims = bottoms[0][..g.axis].to_vec();
-        dims.push(self.num_output);
+        dims.push(g.outputs);
         dims.extend(g.output);
         let top = cx.locate("convolution_param", Shape::new(dims))?;
         Ok(vec![top; bottoms.len()])
@@ -241,17 +446,52 @@ impl Convolution {
         &self,
         outer: usize,
         inner: usize,
-        kernel: &[usize],
+        g: &Geometry,
     ) -> Result<Vec<ParamSpec>> {
         let mut dims = vec![outer, inner];
-        dims.extend(kernel);
-        let bias = self.bias.then_some((self.num_output, &self.bias_filler));
+        dims.extend(&g.kernel);
+        let bias = self.bias.then_some((g.outputs, &self.bias_filler));
         super::weights_and_bias(dims, &self.weight_filler, bias)
     }
 }
 
-fn conv_size(input: i128, extent: i128, stride: i128, pad: i128) -> i128 {
-    (input + 2 * pad - extent) / stride + 1
+fn conv_size(input: i128, extent: i128, stride: i128, pads: i128) -> i128 {
+    (input + pads - extent) / stride + 1
+}
+
+impl Pad {
+    /// Before and after, along each axis.
+    fn resolve(
+        &self,
+        input: &[usize],
+        kernel: &[usize],
+        stride: &[usize],
+    ) -> Result<(Vec<usize>, Vec<usize>), Refusal> {
+        Ok(match self {
+            Pad::Even(pad) => {
+                let pad = pad.resolve(input.len(), "convolution_param.pad")?;
+                (pad.clone(), pad)
+            }
+            Pad::Sides { before, after } if input.len() == 2 => (before.to_vec(), after.to_vec()),
+            Pad::Sides { .. } => {
+                let message = format!("4 sides for {} spatial axes", input.len());
+                return Err(("convolution_param.pad_l", message));
+            }
+            Pad::Same => {
+                let axis = |i: usize| {
+                    let taken = match input[i] % stride[i] {
+                        0 => stride[i],
+                        rest => rest,
+                    };
+                    kernel[i].saturating_sub(taken)
+                };
+                let pads: Vec<usize> = (0..input.len()).map(axis).collect();
+                let before: Vec<usize> = pads.iter().map(|pads| pads / 2).collect();
+                let after = pads.iter().zip(&before).map(|(p, before)| p - before);
+                (before.clone(), after.collect())
+            }
+        })
+    }
 }
 
 impl Convolution {
@@ -278,8 +518,8 @@ impl Convolution {
             strides: WeightStrides::default(),
             bias: self.bias.then(|| node.params[1]),
             inputs: g.channels,
-            outputs: self.num_output,
-            group: self.group,
+            outputs: g.outputs,
+            group: g.group,
             outer: (0..g.outer()).map(|i| g.outer_axis(i)).collect(),
             kernel,
             stride,
@@ -287,11 +527,29 @@ impl Convolution {
             dilation,
         };
         conv.strides = WeightStrides::convolution(
-            self.num_output / self.group,
-            g.channels / self.group,
+            g.outputs / g.group,
+            g.channels / g.group,
             conv.kernel_plane(),
         );
         conv
+    }
+}
+
+/// What `convolution3d_param` says, as `convolution_param` says it.
+fn planar(p: &Convolution3DParameter) -> ConvolutionParameter {
+    ConvolutionParameter {
+        num_output: p.num_output,
+        bias_term: p.bias_term,
+        pad: p.pad.into_iter().collect(),
+        kernel_size: p.kernel_size.into_iter().collect(),
+        group: p.group,
+        kernel_depth: p.kernel_depth,
+        stride: p.stride.into_iter().collect(),
+        temporal_stride: p.temporal_stride,
+        weight_filler: p.weight_filler.clone(),
+        bias_filler: p.bias_filler.clone(),
+        temporal_pad: p.temporal_pad,
+        ..ConvolutionParameter::default()
     }
 }
 
@@ -338,8 +596,39 @@ impl Geometry {
 }
 
 impl Layer for Convolution {
+    fn claims() -> &'static [&'static str] {
+        &[
+            "convolution_param.hole",
+            "convolution_param.hole_h",
+            "convolution_param.hole_w",
+            "convolution_param.pad_l",
+            "convolution_param.pad_r",
+            "convolution_param.pad_t",
+            "convolution_param.pad_b",
+            "convolution_param.pad_type",
+            "convolution_param.kernel_depth",
+            "convolution_param.temporal_stride",
+            "convolution_param.temporal_pad",
+            "convolution_param.kernel_shape",
+            "convolution_param.stride_shape",
+            "convolution_param.pad_shape",
+            "convolution3d_param",
+        ]
+    }
+
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        Convolution::read(&param.convolution_param.clone().unwrap_or_default(), cx)
+        let p = param.convolution_param.clone().unwrap_or_default();
+        match (param.r#type(), &param.convolution3d_param) {
+            ("Convolution3D", Some(p)) => Convolution::read_3d(&planar(p), cx),
+            ("Convolution3D", None) => Convolution::read_3d(&p, cx),
+            (_, Some(_)) => {
+                let message = "only Convolution3D has this";
+                Err(cx.unsupported("convolution3d_param", message).into())
+            }
+            ("ConvolutionDepthwise", _) => Convolution::read_depthwise(&p, cx),
+            ("NdConvolution", _) => Convolution::read_nd(&p, cx),
+            _ => Convolution::read(&p, cx),
+        }
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
@@ -348,16 +637,16 @@ impl Layer for Convolution {
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
-        self.specs(self.num_output, g.channels / self.group, &g.kernel)
+        self.specs(g.outputs, g.channels / g.group, &g)
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let g = self.geometry(&bottoms[0].shape).with_columns();
-        let channels = g.channels / self.group;
-        let filters = self.num_output / self.group;
+        let channels = g.channels / g.group;
+        let filters = g.outputs / g.group;
         for (bottom, top) in bottoms.iter().zip(tops) {
             each_plane(&mut top.data, g.output.iter().product(), |plane, out| {
-                let (n, o) = (plane / self.num_output, plane % self.num_output);
+                let (n, o) = (plane / g.outputs, plane % g.outputs);
                 let first = n * g.channels + o / filters * channels;
                 let images = planes(&bottom.data, &g.input, first, channels);
                 let filter = planes(&params[0].data, &g.kernel, o * channels, channels);
@@ -373,7 +662,7 @@ impl Layer for Convolution {
 
     fn macs(&self, bottoms: &[Shape], tops: &[Shape]) -> u64 {
         let g = self.geometry(&bottoms[0]);
-        let filter = (g.channels / self.group * g.kernel.iter().product::<usize>()) as u64;
+        let filter = (g.channels / g.group * g.kernel.iter().product::<usize>()) as u64;
         let tops = tops
             .iter()
             .map(|top| filter.saturating_mul(top.count() as u64));
@@ -694,6 +983,162 @@ mod tests {
         assert_eq!(
             forward::<Convolution>(&param(none), &[x], &[w])[0].data,
             [6., 6.]
+        );
+    }
+
+    fn of_type(r#type: &str, p: ConvolutionParameter) -> LayerParameter {
+        LayerParameter {
+            r#type: Some(r#type.into()),
+            ..param(p)
+        }
+    }
+
+    #[test]
+    fn a_pad_for_each_side() {
+        let p = ConvolutionParameter {
+            pad_r: Some(1),
+            pad_t: Some(2),
+            ..simple(1, 2)
+        };
+        let x = tensor(&[1, 1, 2, 2], [1., 2., 3., 4.]);
+        let ones = tensor(&[1, 1, 2, 2], [1.; 4]);
+        let y = forward::<Convolution>(&param(p), &[&x], std::slice::from_ref(&ones));
+        assert_eq!(y[0], tensor(&[1, 1, 3, 2], [0., 0., 3., 2., 10., 6.]));
+        let same = |kernel, stride| ConvolutionParameter {
+            pad_type: Some(1),
+            stride: vec![stride],
+            ..simple(1, kernel)
+        };
+        let y = forward::<Convolution>(&param(same(2, 1)), &[&x], &[ones]);
+        assert_eq!(y[0], tensor(&[1, 1, 2, 2], [10., 6., 7., 4.]));
+        for (size, kernel, stride, pad) in [(7, 3, 2, 1), (8, 3, 2, 0), (8, 5, 2, 1), (5, 1, 3, 0)]
+        {
+            let dims: &[usize] = &[1, 1, size, size];
+            let (layer, tops) =
+                super::super::testing::infer::<Convolution>(&param(same(kernel, stride)), &[dims])
+                    .unwrap();
+            assert_eq!(tops[0][2], size.div_ceil(stride as usize));
+            assert_eq!(layer.geometry(&Shape::new(dims).unwrap()).pad, [pad; 2]);
+        }
+    }
+
+    #[test]
+    fn forms_of_the_pad_exclude_each_other() {
+        let shape: &[&[usize]] = &[&[1, 1, 8, 8]];
+        type Change = fn(&mut ConvolutionParameter);
+        let cases: [(&str, Change); 6] = [
+            ("pad: only one", |p| (p.pad, p.pad_l) = (vec![1], Some(1))),
+            ("pad: only one", |p| {
+                (p.pad_h, p.pad_type) = (Some(1), Some(1))
+            }),
+            ("pad_l: only one", |p| {
+                (p.pad_b, p.pad_type) = (Some(1), Some(1))
+            }),
+            ("pad_b: must not be negative", |p| p.pad_b = Some(-1)),
+            ("pad_type: 2", |p| p.pad_type = Some(2)),
+            ("hole: is another name", |p| {
+                (p.hole, p.dilation) = (vec![2], vec![2])
+            }),
+        ];
+        for (want, change) in cases {
+            let mut p = simple(1, 3);
+            change(&mut p);
+            let got = refusal::<Convolution>(&param(p), shape);
+            assert!(
+                got.starts_with(&format!("convolution_param.{want}")),
+                "{got}"
+            );
+        }
+    }
+
+    #[test]
+    fn holes_are_dilation() {
+        let x = noise(&[1, 2, 7, 8]);
+        let w = noise(&[3, 2, 3, 3]);
+        let run = |p| forward::<Convolution>(&param(p), &[&x], std::slice::from_ref(&w)).remove(0);
+        let dilated = run(ConvolutionParameter {
+            dilation: vec![2, 3],
+            ..simple(3, 3)
+        });
+        let holes = run(ConvolutionParameter {
+            hole_h: Some(2),
+            hole_w: Some(3),
+            ..simple(3, 3)
+        });
+        assert_eq!((&*holes.shape, &holes), (&[1, 3, 3, 2][..], &dilated));
+    }
+
+    #[test]
+    fn depthwise_by_type() {
+        let x = tensor(&[1, 2, 1, 2], [1., 2., 3., 4.]);
+        let w = tensor(&[2, 1, 1, 1], [10., 100.]);
+        let p = of_type("ConvolutionDepthwise", simple(7, 1));
+        let y = forward::<Convolution>(&p, &[&x], &[w]);
+        assert_eq!(y[0], tensor(&[1, 2, 1, 2], [10., 20., 300., 400.]));
+        let grouped = ConvolutionParameter {
+            group: Some(2),
+            ..simple(4, 1)
+        };
+        let p = of_type("ConvolutionDepthwise", grouped);
+        assert_eq!(tops::<Convolution>(&p, &[&[1, 2, 1, 2]]), [[1, 4, 1, 2]]);
+        assert!(refusal::<Convolution>(&p, &[&[1, 3, 1, 2]]).contains("4 outputs"));
+        let dense = of_type("DepthwiseConvolution", simple(7, 1));
+        assert_eq!(
+            tops::<Convolution>(&dense, &[&[1, 2, 1, 2]]),
+            [[1, 7, 1, 2]]
+        );
+    }
+
+    #[test]
+    fn length_height_and_width() {
+        let p = ConvolutionParameter {
+            kernel_depth: Some(2),
+            temporal_stride: Some(2),
+            temporal_pad: Some(1),
+            ..simple(1, 1)
+        };
+        let x = tensor(&[1, 1, 4, 1, 1], [1., 2., 3., 4.]);
+        let w = tensor(&[1, 1, 2, 1, 1], [1., 10.]);
+        let c3d = of_type("Convolution3D", p.clone());
+        let y = forward::<Convolution>(&c3d, &[&x], std::slice::from_ref(&w));
+        assert_eq!(y[0], tensor(&[1, 1, 3, 1, 1], [10., 32., 4.]));
+        let own_message = LayerParameter {
+            r#type: Some("Convolution3D".into()),
+            convolution3d_param: Some(Box::new(Convolution3DParameter {
+                num_output: Some(1),
+                bias_term: Some(false),
+                kernel_size: Some(1),
+                kernel_depth: Some(2),
+                temporal_stride: Some(2),
+                temporal_pad: Some(1),
+                ..Convolution3DParameter::default()
+            })),
+            ..LayerParameter::default()
+        };
+        assert_eq!(
+            forward::<Convolution>(&own_message, &[&x], std::slice::from_ref(&w)),
+            y
+        );
+        let shape = |dims: &[i64]| {
+            Some(BlobShape {
+                dim: dims.to_vec(),
+            })
+        };
+        let nd = ConvolutionParameter {
+            num_output: Some(1),
+            bias_term: Some(false),
+            kernel_shape: shape(&[2, 1, 1]),
+            stride_shape: shape(&[2, 1, 1]),
+            pad_shape: shape(&[1, 0, 0]),
+            ..ConvolutionParameter::default()
+        };
+        let nd = of_type("NdConvolution", nd);
+        assert_eq!(forward::<Convolution>(&nd, &[&x], &[w]), y);
+        assert!(refusal::<Convolution>(&c3d, &[&[1, 1, 4, 4]]).starts_with("bottom: "));
+        let got = refusal::<Convolution>(&param(p), &[&[1, 1, 4, 4]]);
+        assert!(
+            got.starts_with("convolution_param.kernel_depth: only"),
+            "{got}"
         );
     }
 

@@ -27,11 +27,20 @@ impl Deconvolution {
     }
 }
 
-fn deconv_size(input: i128, extent: i128, stride: i128, pad: i128) -> i128 {
-    stride * (input - 1) + extent - 2 * pad
+fn deconv_size(input: i128, extent: i128, stride: i128, pads: i128) -> i128 {
+    stride * (input - 1) + extent - pads
 }
 
 impl Layer for Deconvolution {
+    fn claims() -> &'static [&'static str] {
+        &[
+            "convolution_param.pad_l",
+            "convolution_param.pad_r",
+            "convolution_param.pad_t",
+            "convolution_param.pad_b",
+        ]
+    }
+
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.convolution_param.clone().unwrap_or_default();
         Convolution::read(&p, cx).map(Deconvolution)
@@ -45,16 +54,16 @@ impl Layer for Deconvolution {
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
         self.0
-            .specs(g.channels, self.0.num_output / self.0.group, &g.kernel)
+            .specs(g.channels, g.outputs / g.group, &g)
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
         let g = self.geometry(&bottoms[0].shape).with_columns();
-        let channels = g.channels / self.0.group;
-        let filters = self.0.num_output / self.0.group;
+        let channels = g.channels / g.group;
+        let filters = g.outputs / g.group;
         for (bottom, top) in bottoms.iter().zip(tops) {
             each_plane(&mut top.data, g.output.iter().product(), |plane, out| {
-                let (n, o) = (plane / self.0.num_output, plane % self.0.num_output);
+                let (n, o) = (plane / g.outputs, plane % g.outputs);
                 let first = o / filters * channels;
                 let images = planes(&bottom.data, &g.input, n * g.channels + first, channels);
                 let filter = |c| {
@@ -73,7 +82,7 @@ impl Layer for Deconvolution {
 
     fn macs(&self, bottoms: &[Shape], _tops: &[Shape]) -> u64 {
         let g = self.geometry(&bottoms[0]);
-        let filters = self.0.num_output / self.0.group;
+        let filters = g.outputs / g.group;
         let filter = (filters as u64).saturating_mul(g.kernel.iter().product::<usize>() as u64);
         let bottoms = bottoms
             .iter()

@@ -15,6 +15,7 @@ use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::eltwise_parameter::EltwiseOp;
 use crate::ir::{Pointwise, Shape, Tensor};
 use crate::kernel::BinaryOp;
+use std::ops::Range;
 
 #[derive(Clone, Debug)]
 pub struct Eltwise {
@@ -51,36 +52,44 @@ impl Eltwise {
             .fold(two, |max, &b| if b > max { b } else { max })
     }
 
-    fn sum(&self) -> Pointwise {
-        let terms = self
-            .terms()
-            .into_iter()
-            .map(|(i, c)| (Pointwise::Bottom(i), c));
-        let sum = terms.fold(None, |sum, (x, c)| {
-            Some(match (sum, c) {
-                (None, 1.0) => x,
-                (None, c) => Pointwise::binary(BinaryOp::Mul, x, Pointwise::Const(c)),
-                (Some(sum), 1.0) => Pointwise::binary(BinaryOp::Add, sum, x),
-                (Some(sum), c) => {
-                    Pointwise::Fma(Box::new(x), Box::new(Pointwise::Const(c)), Box::new(sum))
-                }
-            })
-        });
-        sum.unwrap_or(Pointwise::Const(0.0))
+    /// The expression of some bottoms that follow each other, after `before`, the result
+    /// of those before them.
+    pub fn fold(&self, before: Option<Pointwise>, bottoms: Range<usize>) -> Pointwise {
+        let binary = Pointwise::binary;
+        match &self.operation {
+            Operation::Prod => bottoms.fold(before, |product, i| {
+                let x = Pointwise::Bottom(i);
+                Some(product.map_or(x.clone(), |product| binary(BinaryOp::Mul, product, x)))
+            }),
+            Operation::Sum(_) => {
+                let terms = self.terms().into_iter();
+                let terms = terms.filter(|(i, _)| bottoms.contains(i));
+                terms.fold(before, |sum, (i, c)| Some(add(sum, Pointwise::Bottom(i), c)))
+            }
+            Operation::Max => bottoms.fold(before, |max, i| {
+                Some(match (max, i) {
+                    (None, _) if self.in_place => Pointwise::Const(f32::MIN),
+                    (None, i) => Pointwise::Bottom(i),
+                    // Written the other way round than those that follow, so that of the
+                    // first two bottoms NaN in the second wins.
+                    (Some(first), 1) => binary(BinaryOp::Max, Pointwise::Bottom(1), first),
+                    (Some(max), i) => binary(BinaryOp::Max, max, Pointwise::Bottom(i)),
+                })
+            }),
+        }
+        .unwrap_or(Pointwise::Const(0.0))
     }
+}
 
-    fn max(&self, bottoms: usize) -> Pointwise {
-        let first = if self.in_place {
-            Pointwise::Const(f32::MIN)
-        } else {
-            Pointwise::Bottom(0)
-        };
-        // Written the other way round than those that follow, so that of the first
-        // two bottoms NaN in the second wins.
-        let two = Pointwise::binary(BinaryOp::Max, Pointwise::Bottom(1), first);
-        (2..bottoms).fold(two, |max, i| {
-            Pointwise::binary(BinaryOp::Max, max, Pointwise::Bottom(i))
-        })
+/// `sum + c · x`.
+fn add(sum: Option<Pointwise>, x: Pointwise, c: f32) -> Pointwise {
+    match (sum, c) {
+        (None, 1.0) => x,
+        (None, c) => Pointwise::binary(BinaryOp::Mul, x, Pointwise::Const(c)),
+        (Some(sum), 1.0) => Pointwise::binary(BinaryOp::Add, sum, x),
+        (Some(sum), c) => {
+            Pointwise::Fma(Box::new(x), Box::new(Pointwise::Const(c)), Box::new(sum))
+        }
     }
 }
 
@@ -143,13 +152,7 @@ impl Layer for Eltwise {
     }
 
     fn pointwise(&self, bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
-        Some(match self.operation {
-            Operation::Prod => (1..bottoms.len()).fold(Pointwise::Bottom(0), |product, i| {
-                Pointwise::binary(BinaryOp::Mul, product, Pointwise::Bottom(i))
-            }),
-            Operation::Sum(_) => self.sum(),
-            Operation::Max => self.max(bottoms.len()),
-        })
+        Some(self.fold(None, 0..bottoms.len()))
     }
 }
 

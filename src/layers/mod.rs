@@ -6,8 +6,8 @@
 //! it becomes kernels ([`Layer::lower`]). Adding a type is adding a file and a line.
 
 use crate::diag::{Diagnostic, Errors, Result, Span, did_you_mean};
-use crate::frontend::forks;
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
+use crate::frontend::{Dialect, forks};
 use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
 use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
@@ -33,6 +33,9 @@ pub struct Cx<'a> {
     pub tops: usize,
     /// Top 0 is bottom 0 (Caffe's in-place computation).
     pub in_place: bool,
+    /// Whose meaning counts where forks disagree; `None` where nothing was said. For
+    /// `from_param`: a layer keeps what it decides by it.
+    pub dialect: Option<Dialect>,
     /// The types beside those of the table.
     pub registry: &'a Registry,
     /// Finds the place of a field of the layer, for example
@@ -614,7 +617,8 @@ layers! {
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
-    convolution::Convolution = "Convolution";
+    convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
+    crop::Crop = "Crop";
     data::Data = "Data";
     deconvolution::Deconvolution = "Deconvolution";
     dropout::Dropout = "Dropout";
@@ -631,12 +635,15 @@ layers! {
     hdf5_data::Hdf5Data = "HDF5Data";
     hdf5_output::Hdf5Output = "HDF5Output";
     hinge_loss::HingeLoss = "HingeLoss";
+    im2col::Im2col = "Im2col";
     image_data::ImageData = "ImageData";
     infogain_loss::InfogainLoss = "InfogainLoss";
     inner_distance::InnerDistance = "InnerDistance";
     inner_product::InnerProduct = "InnerProduct";
     input::Input = "Input";
     insanity::Insanity = "Insanity";
+    interp::Interp = "Interp";
+    local::Local = "Local";
     log::Log = "Log";
     lrn::Lrn = "LRN";
     lstm::Lstm = "LSTM";
@@ -650,7 +657,7 @@ layers! {
     pad::Pad = "Pad";
     parameter::Parameter = "Parameter";
     permute::Permute = "Permute" | "Transpose";
-    pooling::Pooling = "Pooling";
+    pooling::Pooling = "Pooling" | "Pooling3D";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
     python::Python = "Python";
@@ -659,6 +666,7 @@ layers! {
     relu6::Relu6 = "ReLU6";
     reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
+    resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
     reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
     scale::Scale = "Scale";
@@ -676,6 +684,8 @@ layers! {
     swish::Swish = "Swish";
     tanh::TanH = "TanH";
     threshold::Threshold = "Threshold";
+    tile::Tile = "Tile";
+    upsample::Upsample = "Upsample" | "UpsampleDarknet";
     window_data::WindowData = "WindowData";
 }
 

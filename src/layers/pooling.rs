@@ -11,23 +11,37 @@
 //!   or −∞; an empty window gives −FLT_MAX.
 //! * AVE divides by the window's area after clipping it to `H + pad`: padding counts. The
 //!   area of an empty window is 0 or negative, so NaN or 0 comes out.
+//!
+//! Of forks:
+//! * `ceil_mode: false` is `round_mode: FLOOR`; a `round_mode` wins over it.
+//! * `pad_l`, `pad_r`, `pad_t` and `pad_b` (Synopsys) are a pad for each side; the last
+//!   window is dropped as above, with the pad before. `pad_type` 1 makes `ceil(H / stride)`
+//!   windows, with a pad as in `Convolution`.
+//! * AVE_EXC_PAD (Synopsys) divides by the area inside of the bottom.
+//! * `Pooling3D` (C3D) is over length, height and width of `[N, C, L, H, W]`, rounds up and
+//!   drops no window; padding is for AVE, in height and width.
 
 use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::pooling_parameter::{PoolMethod, RoundMode};
-use crate::frontend::proto::{LayerParameter, PoolingParameter};
+use crate::frontend::proto::{LayerParameter, Pooling3DParameter, PoolingParameter};
 use crate::ir::{Node, Shape, Tensor};
 use crate::lower::{self, Builder};
+use std::ops::Range;
 
-/// Pairs are height, width.
+/// Vectors have a number for each axis: height and width, or length before them.
 #[derive(Clone, Debug)]
 pub struct Pooling {
     pub method: Method,
+    /// AVE divides by what of the window is inside.
+    pub exclude_pad: bool,
     /// `None`: the whole picture (`global_pooling`).
-    pub kernel: Option<[usize; 2]>,
-    pub stride: [usize; 2],
-    pub pad: [usize; 2],
+    pub kernel: Option<Vec<usize>>,
+    pub stride: Vec<usize>,
+    pub pad: Pad,
     pub round: Round,
+    /// How many axes the windows have.
+    pub axes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,39 +56,88 @@ pub enum Round {
     Floor,
 }
 
-/// What a pooling does to bottoms of a certain shape; pairs are height, width.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pad {
+    Sides {
+        before: Vec<usize>,
+        after: Vec<usize>,
+    },
+    /// For `ceil(size / stride)` windows.
+    Same,
+}
+
+impl Pad {
+    /// As many after as before, for height and width.
+    pub fn even(pad: [usize; 2]) -> Pad {
+        Pad::Sides {
+            before: pad.into(),
+            after: pad.into(),
+        }
+    }
+}
+
+/// What a pooling does to bottoms of a certain shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Geometry {
-    pub input: [usize; 2],
-    pub output: [usize; 2],
-    pub kernel: [usize; 2],
-    pub stride: [usize; 2],
+    /// Outermost first.
+    pub axes: Vec<Axis>,
+    pub exclude_pad: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Axis {
+    pub input: usize,
+    pub output: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    /// Before and after.
     pub pad: [usize; 2],
 }
 
 /// One window along one axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// The part inside of the bottom; may be empty.
     pub start: usize,
     pub end: usize,
-    /// The length that AVE counts: padding included, overhang beyond it not. Zero or
-    /// negative for a window outside.
+    /// The length that AVE counts: padding included unless it is excluded, overhang
+    /// beyond it not. Zero or negative for a window outside.
     pub counted: i64,
 }
 
+impl Window {
+    fn range(self) -> Range<usize> {
+        self.start..self.end
+    }
+}
+
 impl Geometry {
-    /// Window number `out` along `axis` (0: height, 1: width).
+    /// Window number `out` along an axis.
     pub fn window(&self, axis: usize, out: usize) -> Window {
-        let [input, kernel, stride, pad] =
-            [self.input, self.kernel, self.stride, self.pad].map(|pair| pair[axis] as i64);
-        let start = out as i64 * stride - pad;
-        let end = (start + kernel).min(input + pad);
+        let Axis {
+            input,
+            kernel,
+            stride,
+            pad: [before, after],
+            ..
+        } = self.axes[axis];
+        let [input, kernel, stride, before, after] =
+            [input, kernel, stride, before, after].map(|v| v as i64);
+        let start = out as i64 * stride - before;
+        let end = (start + kernel).min(input + after);
+        let counted = match self.exclude_pad {
+            true => end.min(input) - start.max(0),
+            false => end - start,
+        };
         Window {
             start: start.clamp(0, input) as usize,
             end: end.clamp(0, input) as usize,
-            counted: end - start,
+            counted,
         }
+    }
+
+    fn sizes(&self, of: fn(&Axis) -> usize) -> Vec<usize> {
+        self.axes.iter().map(of).collect()
     }
 }
 
@@ -103,50 +166,64 @@ impl Pooling {
 
     /// Errors: what is wrong with the size of the top.
     fn resolve(&self, bottom: &Shape) -> Result<Geometry, String> {
-        let input = [bottom[2], bottom[3]];
-        let kernel = self.kernel.unwrap_or(input);
+        let input = &bottom[2..];
+        let kernel = self.kernel.as_deref().unwrap_or(input);
         if kernel.contains(&0) {
             return Err(format!("a window over an empty picture ({bottom})"));
         }
-        let mut output = [0; 2];
-        for axis in 0..2 {
-            let size = self.size(input[axis], kernel[axis], axis);
-            output[axis] = usize::try_from(size)
-                .ok()
-                .filter(|&size| size > 0)
-                .ok_or_else(|| {
-                    let (axis, input, kernel) = (axis + 2, input[axis], kernel[axis]);
-                    format!(
-                        "axis {axis} of size {input} gives a top of size {size} (kernel {kernel})"
-                    )
-                })?;
+        let mut axes = Vec::new();
+        for (i, (&input, &kernel)) in input.iter().zip(kernel).enumerate() {
+            let stride = self.stride[i];
+            let (size, pad) = self.size(i, input, kernel);
+            let output = usize::try_from(size).ok().filter(|&size| size > 0);
+            let output = output.ok_or_else(|| {
+                let axis = i + 2;
+                format!("axis {axis} of size {input} gives a top of size {size} (kernel {kernel})")
+            })?;
+            axes.push(Axis {
+                input,
+                output,
+                kernel,
+                stride,
+                pad,
+            });
         }
-        Ok(Geometry {
-            input,
-            output,
-            kernel,
-            stride: self.stride,
-            pad: self.pad,
-        })
+        let exclude_pad = self.exclude_pad;
+        Ok(Geometry { axes, exclude_pad })
     }
 
-    fn size(&self, input: usize, kernel: usize, axis: usize) -> i64 {
-        let [input, kernel, stride, pad] =
-            [input, kernel, self.stride[axis], self.pad[axis]].map(|v| v as i64);
+    /// How many windows there are along an axis, and the pad before and after.
+    fn size(&self, i: usize, input: usize, kernel: usize) -> (i64, [usize; 2]) {
+        let stride = self.stride[i];
+        let (before, after) = match &self.pad {
+            Pad::Sides { before, after } => (before, after),
+            Pad::Same => {
+                let taken = match input % stride {
+                    0 => stride,
+                    rest => rest,
+                };
+                let pads = kernel.saturating_sub(taken);
+                let size = input.div_ceil(stride) as i64;
+                return (size, [pads / 2, pads - pads / 2]);
+            }
+        };
+        let pad = [before[i], after[i]];
+        let [input, kernel, stride] = [input, kernel, stride].map(|v| v as i64);
         // In f32 because Caffe rounds it so.
-        let steps = (input + 2 * pad - kernel) as f32 / stride as f32;
+        let steps = (input + (pad[0] + pad[1]) as i64 - kernel) as f32 / stride as f32;
         let steps = match self.round {
             Round::Ceil => steps.ceil(),
             Round::Floor => steps.floor(),
         };
         let size = steps as i64 + 1;
-        let clip = self.pad != [0, 0] && (size - 1) * stride >= input + pad;
-        size - i64::from(clip)
+        let padded = self.axes == 2 && before.iter().chain(after).any(|&pad| pad > 0);
+        let clip = padded && (size - 1) * stride >= input + pad[0] as i64;
+        (size - i64::from(clip), pad)
     }
 }
 
 /// Kernel, stride and pad, all with Caffe's rules.
-type Windows = (Option<[usize; 2]>, [usize; 2], [usize; 2]);
+type Windows = (Option<[usize; 2]>, [usize; 2], Pad);
 
 fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
     let field = "pooling_param.kernel_size";
@@ -162,12 +239,14 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
         return Err(cx.invalid(field, "must not be 0").into());
     }
     let pad = pair(cx, "pooling_param.pad", p.pad, [p.pad_h, p.pad_w])?.unwrap_or([0; 2]);
+    let pads = sides(p, pad, cx)?;
+    let none = Pad::even([0; 2]);
     let wrong = match kernel {
         Some(_) if p.global_pooling() => (
             "pooling_param.global_pooling",
             "allows no kernel size: the window is the picture",
         ),
-        None if p.global_pooling() && (stride != [1; 2] || pad != [0; 2]) => (
+        None if p.global_pooling() && (stride != [1; 2] || pads != none) => (
             "pooling_param.global_pooling",
             "allows no stride and no pad",
         ),
@@ -176,64 +255,224 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
         Some(kernel) if pad != [0; 2] && (pad[0] >= kernel[0] || pad[1] >= kernel[1]) => {
             ("pooling_param.pad", "must be smaller than the kernel")
         }
-        _ => return Ok((kernel, stride, pad)),
+        _ => return Ok((kernel, stride, pads)),
     };
     Err(cx.invalid(wrong.0, wrong.1).into())
 }
 
-impl Layer for Pooling {
-    /// `engine` chooses between implementations with one result.
-    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        let p = param.pooling_param.clone().unwrap_or_default();
-        let method = match p.pool() {
-            PoolMethod::Max => Method::Max,
-            PoolMethod::Ave => Method::Ave,
-            PoolMethod::Stochastic | PoolMethod::AveExcPad => {
-                let message = format!("{} pooling (only MAX and AVE)", p.pool().as_str_name());
-                return Err(cx.unsupported("pooling_param.pool", message).into());
+/// The pad, in one of its three forms, of which `pad` is the first.
+fn sides(p: &PoolingParameter, pad: [usize; 2], cx: &Cx) -> Result<Pad> {
+    let given = [p.pad_t(), p.pad_l(), p.pad_b(), p.pad_r()];
+    let same = match p.pad_type() {
+        0 => false,
+        1 => true,
+        other => {
+            let message = format!("{other}: neither 0 nor 1 (as much as TensorFlow's SAME)");
+            return Err(cx.invalid("pooling_param.pad_type", message).into());
+        }
+    };
+    let one_sided = given != [0; 4];
+    if usize::from(pad != [0; 2]) + usize::from(one_sided) + usize::from(same) > 1 {
+        let message = "only one of pad, pad_l … pad_b and pad_type is allowed";
+        return Err(cx.invalid("pooling_param.pad_l", message).into());
+    }
+    if same {
+        return Ok(Pad::Same);
+    }
+    if !one_sided {
+        return Ok(Pad::even(pad));
+    }
+    let mut size = [0; 4];
+    for ((size, side), name) in size.iter_mut().zip(given).zip(["t", "l", "b", "r"]) {
+        *size = cx.size(&format!("pooling_param.pad_{name}"), side)?;
+    }
+    let [t, l, b, r] = size;
+    Ok(Pad::Sides {
+        before: vec![t, l],
+        after: vec![b, r],
+    })
+}
+
+fn stochastic(field: &str, cx: &Cx) -> crate::diag::Errors {
+    let message = "STOCHASTIC pooling (only MAX and AVE), which Caffe has no CPU code for";
+    cx.unsupported(field, message).into()
+}
+
+impl Pooling {
+    fn read(p: &PoolingParameter, cx: &Cx) -> Result<Self> {
+        for (field, given) in [
+            ("kernel_depth", p.kernel_depth.is_some()),
+            ("temporal_stride", p.temporal_stride.is_some()),
+        ] {
+            if given {
+                let message = "only Pooling3D has this";
+                let field = format!("pooling_param.{field}");
+                return Err(cx.unsupported(&field, message).into());
             }
+        }
+        let (method, exclude_pad) = match p.pool() {
+            PoolMethod::Max => (Method::Max, false),
+            PoolMethod::Ave => (Method::Ave, false),
+            PoolMethod::AveExcPad => (Method::Ave, true),
+            PoolMethod::Stochastic => return Err(stochastic("pooling_param.pool", cx)),
         };
         cx.counts(1..=1, 1..=if method == Method::Max { 2 } else { 1 })?;
         cx.not_in_place()?;
-        let (kernel, stride, pad) = windows(&p, cx)?;
-        let round = match p.round_mode() {
-            RoundMode::Ceil => Round::Ceil,
-            RoundMode::Floor => Round::Floor,
+        let (kernel, stride, pad) = windows(p, cx)?;
+        let round = match (p.round_mode, p.ceil_mode()) {
+            (None, false) if p.ceil_mode.is_some() => Round::Floor,
+            _ if p.round_mode() == RoundMode::Floor => Round::Floor,
+            _ => Round::Ceil,
         };
         Ok(Pooling {
             method,
-            kernel,
-            stride,
+            exclude_pad,
+            kernel: kernel.map(Vec::from),
+            stride: stride.into(),
             pad,
             round,
+            axes: 2,
         })
     }
 
-    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        let [n, c, _, _] = bottoms[0][..] else {
-            let message = format!("the bottom must have 4 axes, it is {}", bottoms[0]);
-            return Err(cx.invalid("bottom", message).into());
+    /// `Pooling3D`, whose parameters stand in the message called `name`.
+    fn read_3d(p: &Pooling3DParameter, name: &str, cx: &Cx) -> Result<Self> {
+        use crate::frontend::proto::pooling3_d_parameter::PoolMethod;
+        let field = |field: &str| format!("{name}.{field}");
+        let method = match p.pool() {
+            PoolMethod::Max => Method::Max,
+            PoolMethod::Ave => Method::Ave,
+            PoolMethod::Stochastic => return Err(stochastic(&field("pool"), cx)),
         };
+        cx.counts(1..=1, 1..=1)?;
+        cx.not_in_place()?;
+        let positive = |what: &str, value: Option<u32>| {
+            cx.positive(&field(what), value.unwrap_or_default())
+        };
+        let kernel = positive("kernel_size", p.kernel_size)?;
+        let depth = positive("kernel_depth", p.kernel_depth)?;
+        let stride = positive("stride", Some(p.stride()))?;
+        let step = positive("temporal_stride", Some(p.temporal_stride()))?;
+        let pad = cx.size(&field("pad"), p.pad())?;
+        if pad > 0 && method == Method::Max {
+            let message = "MAX pooling over length, height and width takes no pad";
+            return Err(cx.invalid(&field("pad"), message).into());
+        }
+        if pad >= kernel {
+            let message = "must be smaller than the kernel";
+            return Err(cx.invalid(&field("pad"), message).into());
+        }
+        Ok(Pooling {
+            method,
+            exclude_pad: false,
+            kernel: Some(vec![depth, kernel, kernel]),
+            stride: vec![step, stride, stride],
+            pad: Pad::Sides {
+                before: vec![0, pad, pad],
+                after: vec![0, pad, pad],
+            },
+            round: Round::Ceil,
+            axes: 3,
+        })
+    }
+}
+
+/// What `pooling_param` says of a `Pooling3D`, as `pooling3d_param` says it.
+///
+/// Errors: fields that C3D does not have.
+fn spatial(p: &PoolingParameter, cx: &Cx) -> Result<Pooling3DParameter> {
+    let c3d = PoolingParameter {
+        pool: p.pool,
+        kernel_size: p.kernel_size,
+        kernel_depth: p.kernel_depth,
+        stride: p.stride,
+        temporal_stride: p.temporal_stride,
+        pad: p.pad,
+        engine: p.engine,
+        ..PoolingParameter::default()
+    };
+    if *p != c3d {
+        let message = "Pooling3D takes pool, kernel_size, kernel_depth, stride, temporal_stride \
+                       and pad only";
+        return Err(cx.unsupported("pooling_param", message).into());
+    }
+    Ok(Pooling3DParameter {
+        pool: p.pool,
+        kernel_size: p.kernel_size,
+        kernel_depth: p.kernel_depth,
+        stride: p.stride,
+        temporal_stride: p.temporal_stride,
+        pad: p.pad,
+        ..Pooling3DParameter::default()
+    })
+}
+
+impl Layer for Pooling {
+    fn claims() -> &'static [&'static str] {
+        &[
+            "pooling_param.pool.AVE_EXC_PAD",
+            "pooling_param.ceil_mode",
+            "pooling_param.pad_l",
+            "pooling_param.pad_r",
+            "pooling_param.pad_t",
+            "pooling_param.pad_b",
+            "pooling_param.pad_type",
+            "pooling_param.kernel_depth",
+            "pooling_param.temporal_stride",
+            "pooling3d_param.pool",
+            "pooling3d_param.kernel_size",
+            "pooling3d_param.kernel_depth",
+            "pooling3d_param.stride",
+            "pooling3d_param.temporal_stride",
+            "pooling3d_param.pad",
+        ]
+    }
+
+    /// `engine` chooses between implementations with one result.
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
+        let p = param.pooling_param.clone().unwrap_or_default();
+        match (param.r#type(), &param.pooling3d_param) {
+            ("Pooling3D", Some(p)) => Pooling::read_3d(p, "pooling3d_param", cx),
+            ("Pooling3D", None) => Pooling::read_3d(&spatial(&p, cx)?, "pooling_param", cx),
+            (_, Some(_)) => {
+                let message = "only Pooling3D has this";
+                Err(cx.unsupported("pooling3d_param", message).into())
+            }
+            _ => Pooling::read(&p, cx),
+        }
+    }
+
+    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
+        if bottoms[0].len() != 2 + self.axes {
+            let (axes, bottom) = (2 + self.axes, &bottoms[0]);
+            let message = format!("the bottom must have {axes} axes, it is {bottom}");
+            return Err(cx.invalid("bottom", message).into());
+        }
         let g = self.resolve(&bottoms[0]);
         let g = g.map_err(|message| cx.invalid("pooling_param", message))?;
-        let top = Shape::new([n, c, g.output[0], g.output[1]]);
-        Ok(vec![cx.locate("pooling_param", top)?; cx.tops])
+        let mut dims = bottoms[0][..2].to_vec();
+        dims.extend(g.sizes(|axis| axis.output));
+        Ok(vec![cx.locate("pooling_param", Shape::new(dims))?; cx.tops])
     }
 
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let g = self.geometry(&bottoms[0].shape);
-        let plane = g.input[0] * g.input[1];
+        let input = g.sizes(|axis| axis.input);
+        let output = g.sizes(|axis| axis.output);
+        let (plane, windows) = (input.iter().product(), output.iter().product::<usize>());
+        let mut window = vec![Window::default(); input.len()];
         for i in 0..tops[0].data.len() {
-            let window = [
-                g.window(0, i / g.output[1] % g.output[0]),
-                g.window(1, i % g.output[1]),
-            ];
-            let image = &bottoms[0].data[i / (g.output[0] * g.output[1]) * plane..][..plane];
-            let points = points(window, g.input[1]);
+            let mut place = i;
+            for axis in (0..input.len()).rev() {
+                window[axis] = g.window(axis, place % output[axis]);
+                place /= output[axis];
+            }
+            let image = &bottoms[0].data[i / windows * plane..][..plane];
+            let points = points(&window, &input);
             match self.method {
                 Method::Ave => {
                     let sum = points.fold(0.0, |sum, at| sum + f64::from(image[at]));
-                    let area = window[0].counted * window[1].counted;
+                    let area: i64 = window.iter().map(|w| w.counted).product();
                     tops[0].data[i] = (sum / area as f64) as f32;
                 }
                 Method::Max => {
@@ -249,10 +488,13 @@ impl Layer for Pooling {
 
     fn taps(&self, bottoms: &[Shape]) -> Option<[Taps; 2]> {
         let g = self.geometry(&bottoms[0]);
-        Some([0, 1].map(|axis| Taps {
-            kernel: g.kernel[axis],
-            stride: g.stride[axis],
-            pad: g.pad[axis],
+        let [height, width] = g.axes[..] else {
+            return None;
+        };
+        Some([height, width].map(|axis| Taps {
+            kernel: axis.kernel,
+            stride: axis.stride,
+            pad: axis.pad[0],
             dilation: 1,
             transposed: false,
         }))
@@ -267,10 +509,24 @@ impl Layer for Pooling {
     }
 }
 
-/// Places of a window's values in a plane, row by row.
-fn points(window: [Window; 2], width: usize) -> impl Iterator<Item = usize> {
-    let [rows, columns] = window.map(|w| w.start..w.end);
-    rows.flat_map(move |h| columns.clone().map(move |w| h * width + w))
+/// Places of a window's values among a map's of these sizes, the last axis fastest.
+fn points<'a>(window: &'a [Window], sizes: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+    let last = window.len() - 1;
+    let outer: usize = window[..last].iter().map(|w| w.range().len()).product();
+    let row = move |mut line: usize| {
+        let (mut row, mut step) = (0, 1);
+        for axis in (0..last).rev() {
+            let len = window[axis].range().len();
+            row += (window[axis].start + line % len) * step;
+            step *= sizes[axis];
+            line /= len;
+        }
+        row * sizes[last]
+    };
+    (0..outer).flat_map(move |line| {
+        let start = row(line);
+        window[last].range().map(move |at| start + at)
+    })
 }
 
 fn maximum(image: &[f32], points: impl Iterator<Item = usize>) -> (f32, Option<usize>) {
@@ -397,6 +653,94 @@ mod tests {
         };
         assert_eq!(size(one_axis), [2, 1]);
         assert_eq!(size(square(2, 5, 0)), [2, 2]);
+    }
+
+    #[test]
+    fn a_pad_for_each_side() {
+        let x = tensor(&[1, 1, 1, 3], [1., 2., 6.]);
+        let one_row = PoolingParameter {
+            kernel_size: None,
+            kernel_h: Some(1),
+            kernel_w: Some(2),
+            stride: Some(2),
+            ..PoolingParameter::default()
+        };
+        let sides = |left, right| PoolingParameter {
+            pad_l: Some(left),
+            pad_r: Some(right),
+            ..one_row.clone()
+        };
+        let run = |p: PoolingParameter| forward::<Pooling>(&ave(p), &[&x], &[]).remove(0).data;
+        assert_eq!(run(sides(1, 0)), [0.5, 4.]);
+        assert_eq!(run(sides(0, 1)), [1.5, 3.]);
+        let inside = |p| PoolingParameter {
+            pool: Some(PoolMethod::AveExcPad.into()),
+            ..p
+        };
+        let exclude = |p| forward::<Pooling>(&param(inside(p)), &[&x], &[]).remove(0).data;
+        assert_eq!(exclude(sides(1, 0)), [1., 4.]);
+        let same = PoolingParameter {
+            pad_type: Some(1),
+            ..one_row.clone()
+        };
+        assert_eq!(run(same), [1.5, 3.]);
+        let both = PoolingParameter {
+            pad: Some(1),
+            ..sides(1, 0)
+        };
+        let got = refusal::<Pooling>(&ave(both), &[&[1, 1, 1, 3]]);
+        assert!(got.starts_with("pooling_param.pad_l: only one"), "{got}");
+    }
+
+    #[test]
+    fn ceil_mode_gives_way_to_round_mode() {
+        let width = |ceil: Option<bool>, round: Option<RoundMode>| {
+            let p = PoolingParameter {
+                ceil_mode: ceil,
+                round_mode: round.map(i32::from),
+                ..square(2, 2, 0)
+            };
+            tops::<Pooling>(&param(p), &[&[1, 1, 5, 5]])[0][3]
+        };
+        assert_eq!(width(Some(false), None), 2);
+        assert_eq!(width(Some(true), None), 3);
+        assert_eq!(width(Some(false), Some(RoundMode::Ceil)), 3);
+        assert_eq!(width(Some(true), Some(RoundMode::Floor)), 2);
+    }
+
+    #[test]
+    fn length_height_and_width() {
+        let p = PoolingParameter {
+            kernel_depth: Some(2),
+            temporal_stride: Some(2),
+            ..square(1, 1, 0)
+        };
+        let of_3d = |p| LayerParameter {
+            r#type: Some("Pooling3D".into()),
+            ..param(p)
+        };
+        let x = tensor(&[1, 1, 3, 1, 2], [1., 8., 3., 4., 5., 6.]);
+        let y = forward::<Pooling>(&of_3d(p.clone()), &[&x], &[]).remove(0);
+        assert_eq!(y, tensor(&[1, 1, 2, 1, 2], [3., 8., 5., 6.]));
+        let average = PoolingParameter {
+            pool: Some(PoolMethod::Ave.into()),
+            ..p.clone()
+        };
+        let y = forward::<Pooling>(&of_3d(average), &[&x], &[]).remove(0);
+        assert_eq!(y.data, [2., 6., 5., 6.]);
+        let shape: &[&[usize]] = &[&[1, 1, 3, 1, 2]];
+        assert!(refusal::<Pooling>(&of_3d(p.clone()), &[&[1, 1, 3, 3]]).starts_with("bottom: "));
+        assert!(refusal::<Pooling>(&param(p), shape).contains("only Pooling3D"));
+        let padded = PoolingParameter {
+            kernel_depth: Some(1),
+            ..square(2, 1, 1)
+        };
+        assert!(refusal::<Pooling>(&of_3d(padded), shape).contains("takes no pad"));
+        let height = PoolingParameter {
+            kernel_h: Some(1),
+            ..square(2, 1, 0)
+        };
+        assert!(refusal::<Pooling>(&of_3d(height), shape).contains("takes pool, kernel_size"));
     }
 
     #[test]

@@ -192,6 +192,7 @@ mod tests {
             bottoms: 1,
             tops: 1,
             in_place: false,
+            dialect: None,
             registry: &super::super::Registry::default(),
             span: &|_| None,
         };

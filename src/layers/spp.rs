@@ -7,7 +7,7 @@
 //!   lie outside of the padded map are dropped, as there.
 //! * top: `[N, Σ C·OH·OW]`, level by level; with one level, its `[N, C, 1, 1]`.
 
-use super::pooling::{Geometry, Method, Pooling, Round};
+use super::pooling::{Method, Pad, Pooling, Round};
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
@@ -67,13 +67,10 @@ impl Layer for Spp {
         let map = [bottoms[0][2], bottoms[0][3]];
         let mut sizes = vec![usize::from(self.method == Method::Ave), map[0], map[1]];
         for level in 0..self.pyramid_height {
-            let Geometry {
-                output,
-                kernel,
-                pad,
-                ..
-            } = self.level(level, map)?.geometry(&bottoms[0]);
-            sizes.extend([output, kernel, pad].as_flattened());
+            let axes = self.level(level, map)?.geometry(&bottoms[0]).axes;
+            sizes.extend(axes.iter().map(|axis| axis.output));
+            sizes.extend(axes.iter().map(|axis| axis.kernel));
+            sizes.extend(axes.iter().map(|axis| axis.pad[0]));
         }
         let call = Call::new(routine!("spp"), sizes, vec![]);
         Some(call.cut(bottoms[0][0]))
@@ -93,10 +90,12 @@ impl Spp {
         let fits = pad == [0; 2] || pad[0] < kernel[0] && pad[1] < kernel[1];
         fits.then_some(Pooling {
             method: self.method,
-            kernel: Some(kernel),
-            stride: kernel,
-            pad,
+            exclude_pad: false,
+            kernel: Some(kernel.into()),
+            stride: kernel.into(),
+            pad: Pad::even(pad),
             round: Round::Ceil,
+            axes: 2,
         })
     }
 }

@@ -52,6 +52,7 @@ pub fn infer<L: Layer>(
             .bottom
             .first()
             .is_some_and(|b| param.top.first() == Some(b)),
+        dialect: None,
         registry: &Registry::default(),
         span: &span,
     };

@@ -1,16 +1,16 @@
 //! Pooling, and LRN within channels, as expressions over windows.
 //!
 //! Windows at a border are cut, so outputs fall into classes of equal windows along
-//! each axis; every pair of classes becomes loops around one `Map`, unless there are too
-//! many.
+//! each axis; every combination of classes becomes loops around one `Map`, unless there
+//! are too many.
 
-use super::view::{Blocked, Halo};
+use super::view::{Blocked, Halo, Maps};
 use super::{Builder, for_loop};
 use crate::diag::Result;
 use crate::ir::Node;
-use crate::kernel::{Addr, BinaryOp, Expr, Region, Stmt, Var};
+use crate::kernel::{Addr, Affine, BinaryOp, Expr, Region, Stmt, Var};
 use crate::layers::lrn::Lrn;
-use crate::layers::pooling::{Geometry, Method};
+use crate::layers::pooling::{Axis, Geometry, Method};
 use crate::leaf::{BLOCK, Function, Leaf};
 
 /// Consecutive outputs along one axis whose windows have the same size.
@@ -29,7 +29,8 @@ struct Class {
 
 fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
     let mut classes: Vec<Class> = Vec::new();
-    for output in 0..g.output[axis] {
+    let Axis { output, stride, .. } = g.axes[axis];
+    for output in 0..output {
         let window = g.window(axis, output);
         let (start, len, counted) = (
             window.start,
@@ -38,7 +39,7 @@ fn classes(g: &Geometry, axis: usize) -> Vec<Class> {
         );
         if let Some(last) = classes.last_mut() {
             let same = (last.len, last.counted) == (len, counted);
-            if same && (len == 0 || last.takes(start, g.stride[axis])) {
+            if same && (len == 0 || last.takes(start, stride)) {
                 last.count += 1;
                 continue;
             }
@@ -77,13 +78,30 @@ fn each(count: usize) -> Vec<Class> {
     }]
 }
 
-/// Most pairs of classes that become loops of their own.
+/// Most combinations of classes that become loops of their own.
 const PAIRS: usize = 256;
+
+/// Sizes of a map, outermost first, for as many axes as the windows have.
+fn sizes(view: &Blocked, axes: usize) -> Vec<usize> {
+    [view.slices, view.h, view.w][3 - axes..].to_vec()
+}
+
+/// From one element of a map to the next along each axis.
+fn strides(view: &Blocked, axes: usize) -> Vec<i64> {
+    [view.image, view.row, BLOCK as i64][3 - axes..].to_vec()
+}
+
+/// Offset of the first element of a channel block of an item.
+fn map_of(view: &Blocked, (item, block): (Var, Var)) -> Affine {
+    Affine::constant(view.base)
+        .plus(item, view.item())
+        .plus(block, view.block)
+}
 
 /// Puts `method` of `f` of the elements of each window into `dst`.
 ///
-/// Windows of many classes are large and would make much code, so they are cut in two:
-/// first along the height, into a blob between, then along the width.
+/// Windows of many classes are large and would make much code, so they are cut: first
+/// along the outermost axis, into a blob between, and so on to the width.
 fn windows(
     b: &mut Builder,
     (src, dst): (&Blocked, &Blocked),
@@ -92,75 +110,112 @@ fn windows(
     method: Method,
     f: impl Fn(Expr) -> Expr,
 ) -> Result<Vec<Stmt>> {
-    let (rows, columns) = (classes(g, 0), classes(g, 1));
-    if rows.len() * columns.len() <= PAIRS {
-        return Ok(passes(b, (src, dst), (&rows, &columns), planes, method, f));
+    let axes = g.axes.len();
+    let all: Vec<Vec<Class>> = (0..axes).map(|axis| classes(g, axis)).collect();
+    if all.iter().map(Vec::len).product::<usize>() <= PAIRS {
+        return Ok(pass(b, (src, dst), &all, planes, method, f));
     }
-    let dims = [src.n, src.c, dst.h, src.w];
-    let between = b.new_blocked("pooled along the height", dims, Halo::default())?;
-    let (all_rows, all_columns) = (each(dst.h), each(src.w));
-    let (first, second) = ((&*rows, &*all_columns), (&*all_rows, &*columns));
-    let mut body = passes(b, (src, &between), first, planes, method, f);
-    body.extend(passes(b, (&between, dst), second, planes, method, |x| x));
+    let mut body = Vec::new();
+    let mut from = *src;
+    for axis in 0..axes {
+        let mut along: Vec<_> = sizes(&from, axes).into_iter().map(each).collect();
+        along[axis].clone_from(&all[axis]);
+        let to = if axis + 1 == axes {
+            *dst
+        } else {
+            between(b, &from, axes - axis, g.axes[axis].output)?
+        };
+        let first = |x: Expr| if axis == 0 { f(x) } else { x };
+        body.extend(pass(b, (&from, &to), &along, planes, method, first));
+        from = to;
+    }
     Ok(body)
 }
 
-/// One `Map` for every pair of classes.
-fn passes(
+/// A blob like `view` but for the size of the axis number `from_end` from the end.
+fn between(b: &mut Builder, view: &Blocked, from_end: usize, size: usize) -> Result<Blocked> {
+    let mut maps = [view.slices, view.h, view.w];
+    maps[3 - from_end] = size;
+    let [slices, h, w] = maps;
+    let maps = Maps {
+        items: view.items(),
+        c: view.c,
+        slices,
+        h,
+        w,
+    };
+    b.new_maps("pooled along some axes", maps, Halo::default())
+}
+
+/// One `Map` for every combination of classes.
+fn pass(
     b: &mut Builder,
     (src, dst): (&Blocked, &Blocked),
-    (rows, columns): (&[Class], &[Class]),
-    (image, block): (Var, Var),
+    all: &[Vec<Class>],
+    planes: (Var, Var),
     method: Method,
     f: impl Fn(Expr) -> Expr,
 ) -> Vec<Stmt> {
+    let axes = all.len();
     let mut body = Vec::new();
-    for row in rows {
-        for column in columns {
-            let (y, x) = (b.var(), b.var());
-            let from = src
-                .plane(image, block)
-                .offset(row.start as i64 * src.row + (column.start * BLOCK) as i64)
-                .plus(y, row.step as i64 * src.row)
-                .plus(x, (column.step * BLOCK) as i64);
-            let to = dst
-                .plane(image, block)
-                .offset(row.first as i64 * dst.row + (column.first * BLOCK) as i64)
-                .plus(y, dst.row)
-                .plus(x, BLOCK as i64);
-            let from = Addr {
-                buffer: src.buffer,
-                offset: from,
-            };
-            let map = Stmt::Map {
-                lanes: BLOCK as u32,
-                dst: Addr {
-                    buffer: dst.buffer,
-                    offset: to,
-                },
-                value: value(b, (from, src.row), (row, column), method, &f),
-            };
-            let line = for_loop(x, column.count, vec![map]);
-            body.extend(for_loop(y, row.count, line));
+    for choice in choices(all) {
+        let mut from = map_of(src, planes);
+        let mut to = map_of(dst, planes);
+        let mut loops = Vec::new();
+        let steps = strides(src, axes).into_iter().zip(strides(dst, axes));
+        for (class, (in_step, out_step)) in choice.iter().zip(steps) {
+            let var = b.var();
+            from = from
+                .offset(class.start as i64 * in_step)
+                .plus(var, class.step as i64 * in_step);
+            to = to.offset(class.first as i64 * out_step).plus(var, out_step);
+            loops.push((var, class.count));
         }
+        let from = Addr {
+            buffer: src.buffer,
+            offset: from,
+        };
+        let map = Stmt::Map {
+            lanes: BLOCK as u32,
+            dst: Addr {
+                buffer: dst.buffer,
+                offset: to,
+            },
+            value: value(b, from, &strides(src, axes), &choice, method, &f),
+        };
+        let nest = loops.into_iter().rev();
+        body.extend(nest.fold(vec![map], |inner, (var, count)| for_loop(var, count, inner)));
     }
     body
+}
+
+/// One class of each axis, in every combination, the last axis fastest.
+fn choices(all: &[Vec<Class>]) -> Vec<Vec<Class>> {
+    let mut choices = vec![Vec::new()];
+    for classes in all {
+        let longer = |choice: &Vec<Class>| -> Vec<Vec<Class>> {
+            let with = |class: &Class| [choice.as_slice(), &[*class]].concat();
+            classes.iter().map(with).collect()
+        };
+        choices = choices.iter().flat_map(longer).collect();
+    }
+    choices
 }
 
 /// `method` of `f` of the elements of the window whose first one is `from`.
 fn value(
     b: &mut Builder,
-    from: (Addr, i64),
-    (rows, columns): (&Class, &Class),
+    from: Addr,
+    strides: &[i64],
+    window: &[Class],
     method: Method,
     f: impl Fn(Expr) -> Expr,
 ) -> Expr {
-    let window = (rows, columns);
     match method {
-        Method::Max => reduce(b, (BinaryOp::Max, -f32::MAX), from, window, f),
+        Method::Max => reduce(b, (BinaryOp::Max, -f32::MAX), from, strides, window, f),
         Method::Ave => {
-            let sum = reduce(b, (BinaryOp::Add, 0.0), from, window, f);
-            let area = (rows.counted * columns.counted) as f32;
+            let sum = reduce(b, (BinaryOp::Add, 0.0), from, strides, window, f);
+            let area = window.iter().map(|class| class.counted).product::<i64>() as f32;
             Expr::Binary(BinaryOp::Div, Box::new(sum), Box::new(Expr::Const(area)))
         }
     }
@@ -170,15 +225,21 @@ fn value(
 fn reduce(
     b: &mut Builder,
     (op, init): (BinaryOp, f32),
-    (from, row): (Addr, i64),
-    (rows, columns): (&Class, &Class),
+    from: Addr,
+    strides: &[i64],
+    window: &[Class],
     f: impl Fn(Expr) -> Expr,
 ) -> Expr {
-    if rows.len * columns.len == 0 {
+    if window.iter().any(|class| class.len == 0) {
         return Expr::Const(init);
     }
-    let (y, x) = (b.var(), b.var());
-    let offset = from.offset.plus(y, row).plus(x, BLOCK as i64);
+    let mut offset = from.offset;
+    let mut vars = Vec::new();
+    for (class, &step) in window.iter().zip(strides) {
+        let var = b.var();
+        offset = offset.plus(var, step);
+        vars.push((var, class.len as u32));
+    }
     let load = Expr::Load(Addr {
         buffer: from.buffer,
         offset,
@@ -186,7 +247,7 @@ fn reduce(
     Expr::Reduce {
         op,
         init,
-        window: vec![(y, rows.len as u32), (x, columns.len as u32)],
+        window: vars,
         value: Box::new(f(load)),
     }
 }
@@ -198,21 +259,29 @@ pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Resul
     let planes = (b.var(), b.var());
     let body = windows(b, (&src, &dst), g, planes, method, |x| x)?;
     let region = Region {
-        tasks: vec![(planes.0, dst.n as u32), (planes.1, dst.blocks() as u32)],
+        tasks: vec![
+            (planes.0, dst.items() as u32),
+            (planes.1, dst.blocks() as u32),
+        ],
         body,
-        cost: (dst.h * dst.w) as u64 * window_size(g) / 4 + 1,
+        cost: (dst.slices * dst.h * dst.w) as u64 * window_size(g) / 4 + 1,
     };
     let kind = match method {
         Method::Max => "max",
         Method::Ave => "average",
     };
-    let ([kh, kw], [h, w], [oh, ow]) = (g.kernel, g.input, g.output);
-    let about = format!("{kind} pooling {kh}x{kw}: {h}x{w} -> {oh}x{ow}");
+    let product = |of: fn(&Axis) -> usize| {
+        let sizes: Vec<String> = g.axes.iter().map(|axis| of(axis).to_string()).collect();
+        sizes.join("x")
+    };
+    let (kernel, input) = (product(|axis| axis.kernel), product(|axis| axis.input));
+    let about = format!(
+        "{kind} pooling {kernel}: {input} -> {}",
+        product(|axis| axis.output)
+    );
     b.step(node.layers.clone(), about, vec![region], 0, b.traffic(node));
     // An empty window gives -FLT_MAX or NaN, on the lanes beyond the last channel too.
-    let empty = [0, 1]
-        .iter()
-        .any(|&axis| classes(g, axis).iter().any(|c| c.len == 0));
+    let empty = (0..g.axes.len()).any(|axis| classes(g, axis).iter().any(|class| class.len == 0));
     if let Some(region) = b.tail_fill(&dst).filter(|_| empty) {
         b.step(node.layers.clone(), "zero lanes", vec![region], 0, 0);
     }
@@ -220,7 +289,8 @@ pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Resul
 }
 
 fn window_size(g: &Geometry) -> u64 {
-    (g.kernel[0].min(g.input[0]) * g.kernel[1].min(g.input[1])) as u64
+    let inside = g.axes.iter().map(|axis| axis.kernel.min(axis.input));
+    inside.product::<usize>() as u64
 }
 
 /// LRN within channels: the average of squares into the top, its power, and the product
@@ -229,12 +299,16 @@ pub fn lrn_within(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
     let src = b.blocked(node.bottoms[0])?;
     let dst = b.alloc_blocked(node.tops[0])?;
     let pad = (lrn.size - 1) / 2;
-    let g = Geometry {
-        input: [src.h, src.w],
-        output: [src.h, src.w],
-        kernel: [lrn.size; 2],
-        stride: [1; 2],
+    let axis = |size| Axis {
+        input: size,
+        output: size,
+        kernel: lrn.size,
+        stride: 1,
         pad: [pad; 2],
+    };
+    let g = Geometry {
+        axes: vec![axis(src.h), axis(src.w)],
+        exclude_pad: false,
     };
     let planes = (b.var(), b.var());
     let square = |x: Expr| Expr::Binary(BinaryOp::Mul, Box::new(x.clone()), Box::new(x));
@@ -291,12 +365,16 @@ mod tests {
     use super::*;
 
     fn geometry(input: usize, output: usize, kernel: usize, stride: usize, pad: usize) -> Geometry {
-        Geometry {
-            input: [input; 2],
-            output: [output; 2],
-            kernel: [kernel; 2],
-            stride: [stride; 2],
+        let axis = Axis {
+            input,
+            output,
+            kernel,
+            stride,
             pad: [pad; 2],
+        };
+        Geometry {
+            axes: vec![axis; 2],
+            exclude_pad: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::kernel::{Addr, Affine, Arg, Region, Stmt};
 use crate::layers::accuracy::Accuracy;
 use crate::layers::argmax::ArgMax;
 use crate::layers::lrn::Lrn;
-use crate::layers::pooling::Geometry;
+use crate::layers::pooling::{Axis, Geometry};
 use crate::layers::softmax_loss::SoftmaxWithLoss;
 use crate::leaf::{BLOCK, Leaf};
 
@@ -237,15 +237,24 @@ pub fn pool_with_mask(b: &mut Builder, node: &Node, g: &Geometry) -> Result<()> 
     let dst = b.alloc_plain(node.tops[0])?;
     let mask = b.alloc_plain(node.tops[1])?;
     let planes = b.graph.shape(node.bottoms[0]).count_of(0..2);
-    let (inputs, outputs) = (g.input[0] * g.input[1], g.output[0] * g.output[1]);
-    let pairs = [g.input, g.output, g.kernel, g.stride, g.pad];
+    let pair = |of: fn(&Axis) -> usize| [of(&g.axes[0]), of(&g.axes[1])];
+    let (input, output) = (pair(|axis| axis.input), pair(|axis| axis.output));
+    let (inputs, outputs) = (input[0] * input[1], output[0] * output[1]);
+    let kernel = pair(|axis| axis.kernel);
+    let pairs = [
+        input,
+        output,
+        kernel,
+        pair(|axis| axis.stride),
+        pair(|axis| axis.pad[0]),
+    ];
     let sizes = pairs.iter().flatten().map(|&v| Arg::Len(v)).collect();
     let addresses = [
         Some((src, inputs)),
         Some((dst, outputs)),
         Some((mask, outputs)),
     ];
-    let cost = outputs * g.kernel[0].min(g.input[0]) * g.kernel[1].min(g.input[1]);
+    let cost = outputs * kernel[0].min(input[0]) * kernel[1].min(input[1]);
     let region = slices(b, Leaf::PoolMask, planes, &addresses, sizes, cost);
     b.step(
         node.layers.clone(),

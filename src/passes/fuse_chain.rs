@@ -60,23 +60,24 @@ fn next(graph: &Graph, uses: &Uses, i: usize) -> Option<usize> {
     let next = uses.sole_reader(top)?;
     let reader = &graph.nodes[next];
     let residual = reader.epilogue.residual && reader.bottoms.last() == Some(&top);
-    let (group, geometry) = convolution(graph, reader)?;
-    (!residual && is_1x1(group, &geometry)).then_some(next)
+    let geometry = convolution(graph, reader)?;
+    (!residual && is_1x1(&geometry)).then_some(next)
 }
 
 /// The sizes of a 2-D convolution of one blob.
-fn convolution(graph: &Graph, node: &Node) -> Option<(usize, Geometry)> {
+fn convolution(graph: &Graph, node: &Node) -> Option<Geometry> {
     node.channels(graph)?;
     match &node.op {
         Op::Convolution(c) => {
             let geometry = c.geometry(graph.shape(node.bottoms[0]));
-            (geometry.kernel.len() == 2).then_some((c.group, geometry))
+            (geometry.kernel.len() == 2).then_some(geometry)
         }
         _ => None,
     }
 }
 
-fn is_1x1(group: usize, g: &Geometry) -> bool {
+fn is_1x1(g: &Geometry) -> bool {
     let all = |values: &[usize], wanted| values.iter().all(|&v| v == wanted);
-    group == 1 && all(&g.kernel, 1) && all(&g.stride, 1) && all(&g.pad, 0)
+    let same = g.input == g.output && all(&g.pad, 0);
+    g.group == 1 && all(&g.kernel, 1) && all(&g.stride, 1) && same
 }

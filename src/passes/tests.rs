@@ -4,6 +4,7 @@ use super::*;
 use crate::diag::Sources;
 use crate::frontend::{State, load_net};
 use crate::ir::{Options, Tensor, build, reference};
+use crate::layers::Op;
 use crate::weights::{Missing, Stream, load, random_input};
 use std::collections::BTreeMap;
 
@@ -430,5 +431,30 @@ fn random_nets_keep_their_outputs() {
             .collect();
         let wanted: Vec<&str> = wanted.iter().map(|b| &**b).collect();
         fused(&net, &wanted);
+    }
+}
+
+#[test]
+fn an_eltwise_of_many_bottoms_comes_in_parts() {
+    let bottoms = ["data", "a", "b"]
+        .map(|b| format!("bottom: '{b}' "))
+        .concat();
+    let bottoms = bottoms.repeat(201);
+    let coefficients = "coeff: 0.5 coeff: 0 coeff: -1 ".repeat(201);
+    for rest in [
+        "operation: SUM",
+        "operation: MAX",
+        "operation: PROD",
+        &coefficients,
+    ] {
+        let layers = format!(
+            "{}{}layer {{ name: 'wide' type: 'Eltwise' {bottoms} top: 'wide'
+             eltwise_param {{ {rest} }} }}",
+            layer("a", "TanH", "data", ""),
+            layer("b", "AbsVal", "data", ""),
+        );
+        let fused = fused(&layers, &["a", "b"]);
+        let left = fused.nodes.iter().any(|n| matches!(n.op, Op::Eltwise(_)));
+        assert!(!left, "{rest}");
     }
 }

@@ -312,7 +312,8 @@ fn logits(graph: &Graph, node: &Node) -> Option<f64> {
 /// Neighbours are alike in their sum (most of it is the channel's mean), and half so
 /// in their largest.
 fn pool(x: Moments, pooling: &Pooling, bottom: &Shape) -> Moments {
-    let taps: usize = pooling.geometry(bottom).kernel.iter().product();
+    let axes = pooling.geometry(bottom).axes;
+    let taps: usize = axes.iter().map(|axis| axis.kernel).product();
     let (taps, variance) = (taps.max(1) as f64, x.deviation().powi(2));
     match pooling.method {
         Method::Ave => Moments::of(x.mean, variance * (0.8 + 0.2 / taps)),

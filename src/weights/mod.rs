@@ -162,12 +162,12 @@ fn flattened(shape: &Shape) -> [usize; 2] {
     [shape[0], shape[1..].iter().product()]
 }
 
-/// Caffe `blob.cpp`, `ShapeEquals`: num × channels × height × width may have leading
-/// ones.
+/// Caffe `blob.cpp`, `ShapeEquals`: num × channels × height × width (in C3D with a length
+/// among them) may have leading ones.
 fn fits(shape: &[usize], blob: &WeightBlob) -> bool {
     let mut dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-    if blob.legacy && dims.len() <= 4 {
-        let ones = vec![1; 4 - dims.len()];
+    if blob.legacy && dims.len() <= blob.shape.len() {
+        let ones = vec![1; blob.shape.len() - dims.len()];
         dims = [ones, dims].concat();
     }
     dims == blob.shape
@@ -176,7 +176,11 @@ fn fits(shape: &[usize], blob: &WeightBlob) -> bool {
 fn describe(blob: &WeightBlob) -> String {
     let dims: Vec<String> = blob.shape.iter().map(i64::to_string).collect();
     match (blob.legacy, dims.is_empty()) {
-        (true, _) => format!("{} (num × channels × height × width)", dims.join("×")),
+        (true, _) => {
+            let length = if dims.len() == 5 { "length × " } else { "" };
+            let axes = format!("num × channels × {length}height × width");
+            format!("{} ({axes})", dims.join("×"))
+        }
         (false, true) => "none".to_string(),
         (false, false) => dims.join("×"),
     }

@@ -28,13 +28,18 @@ fn is_done(group: &str) -> bool {
 }
 
 /// Cases that do not pass and on which engines, with the reason.
-const EXCEPTIONS: &[(&str, &[&str], &str)] = &[(
-    "refuse-batchreindex-range",
-    ALL,
-    "programs do not fail on data: an item that is not there is NaN",
-)];
-
-const ALL: &[&str] = &["reference", "passes", "interpreter", "jit", "jit unfused"];
+const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
+    (
+        "c3d-small",
+        &["reference", "passes", "interpreter", "jit", "jit unfused"],
+        "tops of inner products have three more axes of size 1 in C3D",
+    ),
+    (
+        "X2Paddle.MNasNet-deploy_MnasNet",
+        &["builder"],
+        "a DepthwiseConvolution without group is dense in its fork",
+    ),
+];
 
 /// Models whose layers are all supported: they must pass.
 const MODELS: &[&str] = &[

@@ -85,7 +85,7 @@ pub fn state(json: &Value) -> State {
             .iter()
             .map(|s| s.to_string())
             .collect(),
-        allow_mixed: false,
+        ..State::default()
     }
 }
 

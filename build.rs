@@ -7,6 +7,25 @@ use std::{env, fs, io};
 /// The fields of forks have numbers above this.
 const BVLC: i32 = 20_000;
 
+/// The largest messages.
+const LARGE: &[&str] = &[
+    "batch_norm_param",
+    "bias_param",
+    "convolution_param",
+    "data_param",
+    "dummy_data_param",
+    "embed_param",
+    "hdf5_data_param",
+    "image_data_param",
+    "inner_product_param",
+    "pooling_param",
+    "prelu_param",
+    "recurrent_param",
+    "scale_param",
+    "transform_param",
+    "window_data_param",
+];
+
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=proto/caffe.proto");
     println!("cargo::rerun-if-changed=build.rs");
@@ -22,13 +41,15 @@ fn main() -> io::Result<()> {
     )?;
     let files = compiler.file_descriptor_set();
     let mut config = prost_build::Config::new();
-    // A layer has one of a hundred parameters of forks, or none: behind a pointer the
-    // others take little room.
+    // A layer has at most a few of a hundred parameters: behind a pointer, those that it
+    // has not take little room, and large nets less time to read.
     let messages = files.file.iter().flat_map(|file| &file.message_type);
     for message in messages.filter(|m| m.name().ends_with("LayerParameter")) {
         let param = |name: &str| name.ends_with("_param");
-        let of_forks = message.field.iter().filter(|f| f.number() > BVLC);
-        for field in of_forks.filter(|f| param(f.name())) {
+        let of_forks = |number: i32, name: &str| number > BVLC && param(name);
+        let boxed = |number: i32, name: &str| of_forks(number, name) || LARGE.contains(&name);
+        let fields = message.field.iter();
+        for field in fields.filter(|f| boxed(f.number(), f.name())) {
             config.boxed(format!(".caffe.{}.{}", message.name(), field.name()));
         }
     }

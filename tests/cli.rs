@@ -736,6 +736,12 @@ fn inner_products_become_convolutions() {
     let summary = json(&place.ok("summary net.prototxt --fc-to-conv --shape d=1x2x8x8 --json"));
     assert_eq!(summary["blobs"]["b"], serde_json::json!([1, 3, 6, 6]));
     place.ok("net.prototxt --fc-to-conv --shape d=1x2x8x8 -o net.rs");
+    let trained = weights("a", &[(&[4, 18], vec![0.1; 72]), (&[4], vec![0.0; 4])]);
+    fs::write(place.path("a.caffemodel"), trained).unwrap();
+    let line = "run net.prototxt -i large.npy --reshape -w a.caffemodel --allow-missing-weights";
+    let help = place.fails(1, line);
+    assert!(help.contains("there is --fc-to-conv"), "{help}");
+    place.ok(&format!("{line} --fc-to-conv"));
 }
 
 /// What is no caffemodel is said to be what it is.

@@ -267,7 +267,7 @@ fn values_without_sense_end_the_run() {
     emitted.rustc(&["-O", "net.rs"]);
     for (value, fine) in [(1.0, true), (2.0, false), (0.0, true)] {
         let x = Tensor::new(shape.clone(), vec![0.5, value]);
-        let reference = ir::reference::run(&graph, &[x.clone()], &graph.outputs);
+        let reference = ir::reference::run(&graph, std::slice::from_ref(&x), &graph.outputs);
         assert_eq!(reference.is_ok(), fine);
         for engine in [Engine::Jit, Engine::Interpreter] {
             let weights = plan.pack().unwrap();

@@ -125,12 +125,13 @@ impl<'a> Binder<'a> {
     /// deep as the schema does.
     fn message(&mut self, ty: &'static MessageType, range: Range<usize>, at: Option<&Field>) {
         let mut first: Vec<Option<u32>> = vec![None; ty.fields.len()];
+        let mut unknown: Vec<&[u8]> = Vec::new();
         let mut next = range.start;
         while next < range.end {
             let index = next;
             let field = self.tree.fields[index];
             next = field.end as usize;
-            let Some(slot) = self.slot(ty, &field) else {
+            let Some(slot) = self.slot(ty, &field, &mut unknown) else {
                 continue;
             };
             let def = &ty.fields[slot];
@@ -148,14 +149,23 @@ impl<'a> Binder<'a> {
         }
     }
 
-    fn slot(&mut self, ty: &'static MessageType, field: &Field) -> Option<usize> {
-        let name = String::from_utf8_lossy(field.name.of(self.text));
-        let slot = ty.slot(&name);
+    /// The field that is meant. Of those that a message does not have, each is told
+    /// once: behind a missing brace may be the rest of the file.
+    fn slot(
+        &mut self,
+        ty: &'static MessageType,
+        field: &Field,
+        unknown: &mut Vec<&'a [u8]>,
+    ) -> Option<usize> {
+        let name = field.name.of(self.text);
+        let text = String::from_utf8_lossy(name);
+        let slot = ty.slot(&text);
         if slot.is_none() && self.reading.allow_unknown {
-            let message = format!("{} has no field `{name}`: left out", ty.short_name());
+            let message = format!("{} has no field `{text}`: left out", ty.short_name());
             self.notes.push(self.error_at(field.name, message));
-        } else if slot.is_none() {
-            self.report(|b| b.unknown_field(ty, &name, field));
+        } else if slot.is_none() && self.errors.len() < MAX_ERRORS && !unknown.contains(&name) {
+            unknown.push(name);
+            self.report(|b| b.unknown_field(ty, &text, field));
         }
         slot
     }

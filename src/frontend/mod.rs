@@ -3,14 +3,14 @@
 //! In: the bytes of a prototxt, a binary net, a caffemodel. Out: a [`Net`] in the
 //! current format holding the layers of one net state, beside it a [`LayerSource`]
 //! per layer that tells where its fields stand in the file; and
-//! [`binary::WeightsFile`], the trained parameters. After this room no older format,
-//! no include rule and no layer without a phase is left, and nothing else knows
-//! protobuf.
+//! [`binary::WeightsFile`], the trained parameters, also from HDF5 (`hdf5`). After
+//! this room no older format, no include rule and no layer without a phase is left,
+//! and nothing else knows protobuf.
 //!
 //! The way of a text file: [`text`] (tokens, tree) → `bind` (tree → message and
 //! [`Spans`], by the [`schema`]) → [`upgrade`] (V0, V1, legacy inputs) → [`filter`]
-//! (phase, level, stage); `print` is the way back. Binary files go through [`wire`] and
-//! [`binary`]. Start reading at [`load_net`].
+//! (phase, level, stage); `print` is the way back. A `solver` leads to its net. Binary
+//! files go through [`wire`] and [`binary`]. Start reading at [`load`].
 
 pub mod binary;
 mod bind;
@@ -213,9 +213,11 @@ fn is_text(bytes: &[u8]) -> bool {
     binary::is_text(bytes) || text::foreign(bytes).is_some()
 }
 
-/// Guesses from the outermost field names: a file is a solver if more of them are
-/// known to solvers only than to nets only.
+/// Guesses from the outermost field names at the file's start: a file is a solver if
+/// more of them are known to solvers only than to nets only.
 fn file_kind(text: &[u8]) -> FileKind {
+    const ENOUGH: usize = 1 << 16;
+    let text = &text[..text.len().min(ENOUGH)];
     let [net, solver] = [NET, SOLVER].map(|name| Schema::caffe().message(name));
     let only = |a: &MessageType, b: &MessageType| {
         let counts = |name: &&str| a.field(name).is_some() && b.field(name).is_none();

@@ -82,14 +82,16 @@ impl Encoding {
     }
 
     fn each<const N: usize>(self, bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        let one = |chunk: &[u8]| {
-            let mut bytes: [u8; N] = chunk.try_into().expect("chunks have this length");
-            if self.big_endian {
-                bytes.reverse();
-            }
-            number(bytes)
+        let chunks = bytes.as_chunks::<N>().0.iter();
+        let turned = |mut chunk: [u8; N]| {
+            chunk.reverse();
+            number(chunk)
         };
-        bytes.chunks_exact(N).map(one).collect()
+        // One loop each, so that both become vector code.
+        match self.big_endian {
+            true => chunks.map(|&chunk| turned(chunk)).collect(),
+            false => chunks.map(|&chunk| number(chunk)).collect(),
+        }
     }
 }
 

@@ -132,7 +132,7 @@ pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
     Some(match () {
         _ if bytes.starts_with(b"\x1f\x8b") => "this is a gzip file: unpack it first",
         _ if bytes.starts_with(b"PK\x03\x04") => "this is a zip file: unpack it first",
-        _ if bytes.starts_with(HDF5) => "this is an HDF5 file",
+        _ if bytes.starts_with(HDF5) => "this is an HDF5 file: weights in HDF5 go with -w",
         _ if lower.starts_with(b"<!doctype") || lower.starts_with(b"<html") => {
             "this is an HTML page: the download went wrong"
         }

@@ -360,13 +360,13 @@ fn place_transformation(v0: &mut V0LayerParameter, v1: &mut V1LayerParameter) {
     if v0.scale.is_none() && v0.meanfile.is_none() && v0.cropsize.is_none() && v0.mirror.is_none() {
         return;
     }
-    v1.transform_param = Some(TransformationParameter {
+    v1.transform_param = Some(Box::new(TransformationParameter {
         scale: v0.scale,
         mean_file: v0.meanfile.take(),
         crop_size: v0.cropsize,
         mirror: v0.mirror,
         ..Default::default()
-    });
+    }));
 }
 
 /// Source: `UpgradeV0LayerType`.

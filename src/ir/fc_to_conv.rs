@@ -69,7 +69,7 @@ pub fn fc_to_conv(net: &mut Net) -> Result<Vec<String>> {
 fn convert(layer: &mut LayerParameter, (height, width): (usize, usize)) {
     let param = layer.inner_product_param.take().unwrap_or_default();
     layer.r#type = Some("Convolution".into());
-    layer.convolution_param = Some(ConvolutionParameter {
+    layer.convolution_param = Some(Box::new(ConvolutionParameter {
         num_output: param.num_output,
         bias_term: param.bias_term,
         kernel_h: Some(height as u32),
@@ -77,7 +77,7 @@ fn convert(layer: &mut LayerParameter, (height, width): (usize, usize)) {
         weight_filler: param.weight_filler,
         bias_filler: param.bias_filler,
         ..ConvolutionParameter::default()
-    });
+    }));
 }
 
 #[cfg(test)]

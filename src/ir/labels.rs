@@ -14,6 +14,7 @@ const JUDGES: &[(&str, usize)] = &[
     ("InfogainLoss", 1),
     ("MultinomialLogisticLoss", 1),
     ("SigmoidCrossEntropyLoss", 1),
+    ("SmoothL1Loss", 1),
     ("SoftmaxWithLoss", 1),
 ];
 

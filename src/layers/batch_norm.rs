@@ -147,6 +147,11 @@ impl Layer for BatchNorm {
         Ok(vec![bottoms[0].clone()])
     }
 
+    /// Item by item, but for the statistics of the batch.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0 && self.use_global_stats).then_some(0)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let channels = bottoms[0][1];
         let spec = |len, filler: &FillerParameter| -> Result<ParamSpec> {
@@ -279,7 +284,7 @@ mod tests {
 
     fn param(p: BatchNormParameter) -> LayerParameter {
         LayerParameter {
-            batch_norm_param: Some(p),
+            batch_norm_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

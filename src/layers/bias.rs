@@ -75,11 +75,11 @@ mod tests {
 
     fn param(axis: i32, num_axes: i32) -> LayerParameter {
         LayerParameter {
-            bias_param: Some(BiasParameter {
+            bias_param: Some(Box::new(BiasParameter {
                 axis: Some(axis),
                 num_axes: Some(num_axes),
                 filler: None,
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

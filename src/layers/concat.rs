@@ -45,6 +45,11 @@ impl Layer for Concat {
         Ok(vec![cx.locate("concat_param", Shape::new(dims))?])
     }
 
+    /// Along all axes but its own.
+    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+        (axis != axis_of(self.axis, &bottoms[0])).then_some(axis)
+    }
+
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let axis = axis_of(self.axis, &bottoms[0].shape);
         let outer = bottoms[0].shape.count_of(0..axis);

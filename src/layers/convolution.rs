@@ -25,6 +25,7 @@
 //!   `max(kernel − stride, 0)` as pad (`max(kernel − in mod stride, 0)` where the stride
 //!   does not divide the size), rounded down.
 
+use super::concat::axis_of;
 use super::{Cx, Layer, Taps};
 use crate::diag::{Errors, Result};
 use crate::frontend::proto::{
@@ -635,6 +636,11 @@ impl Layer for Convolution {
         self.tops(bottoms, self.resolve(&bottoms[0], conv_size), cx)
     }
 
+    /// Along the batch axes.
+    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+        (axis < axis_of(self.axis, &bottoms[0])).then_some(axis)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
         self.specs(g.outputs, g.channels / g.group, &g)
@@ -876,7 +882,7 @@ mod tests {
 
     fn param(p: ConvolutionParameter) -> LayerParameter {
         LayerParameter {
-            convolution_param: Some(p),
+            convolution_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

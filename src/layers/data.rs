@@ -55,7 +55,8 @@ pub(super) fn assumption() -> String {
 
 /// The layer's `transform_param`, checked (Caffe `data_transformer.cpp`).
 pub(super) fn transform(param: &LayerParameter, cx: &Cx) -> Result<TransformationParameter> {
-    let transform = param.transform_param.clone().unwrap_or_default();
+    let transform = param.transform_param.as_deref().cloned();
+    let transform = transform.unwrap_or_default();
     if transform.mean_file.is_some() && !transform.mean_value.is_empty() {
         let message = "mean_file and mean_value exclude each other";
         return Err(cx.invalid("transform_param.mean_value", message).into());

@@ -51,6 +51,11 @@ impl Layer for Deconvolution {
         self.0.tops(bottoms, geometry, cx)
     }
 
+    /// Along the batch axes.
+    fn carries(&self, b: usize, axis: usize, bottoms: &[Shape], top: &Shape) -> Option<usize> {
+        self.0.carries(b, axis, bottoms, top)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
         self.0
@@ -171,7 +176,7 @@ mod tests {
 
     fn param(p: ConvolutionParameter) -> LayerParameter {
         LayerParameter {
-            convolution_param: Some(p),
+            convolution_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }
@@ -226,7 +231,7 @@ mod tests {
         let z = noise(&y.shape);
         let back = ConvolutionParameter {
             num_output: Some(6),
-            ..p.convolution_param.clone().unwrap()
+            ..*p.convolution_param.clone().unwrap()
         };
         let conv = forward::<Convolution>(&param(back), &[&z], &[w]).remove(0);
         let dot = |a: &Tensor, b: &Tensor| -> f64 {

@@ -82,12 +82,12 @@ mod tests {
 
     fn param(num_output: u32, input_dim: u32, bias_term: bool) -> LayerParameter {
         LayerParameter {
-            embed_param: Some(EmbedParameter {
+            embed_param: Some(Box::new(EmbedParameter {
                 num_output: Some(num_output),
                 input_dim: Some(input_dim),
                 bias_term: Some(bias_term),
                 ..EmbedParameter::default()
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

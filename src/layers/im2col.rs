@@ -22,7 +22,7 @@ impl Layer for Im2col {
         let p = ConvolutionParameter {
             num_output: Some(1),
             group: None,
-            ..param.convolution_param.clone().unwrap_or_default()
+            ..*param.convolution_param.clone().unwrap_or_default()
         };
         Convolution::read(&p, cx).map(Im2col)
     }
@@ -88,7 +88,7 @@ mod tests {
 
     fn param(p: ConvolutionParameter) -> LayerParameter {
         LayerParameter {
-            convolution_param: Some(p),
+            convolution_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

@@ -10,6 +10,7 @@
 //! With happynear's `normalize` the weights of each output count as divided by
 //! `sqrt(Σw² + 1e-6)`.
 
+use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
@@ -80,6 +81,11 @@ impl Layer for InnerProduct {
             "inner_product_param.num_output",
             Shape::new(dims),
         )?])
+    }
+
+    /// Each item along the axes before its own.
+    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+        (axis < axis_of(self.axis, &bottoms[0])).then_some(axis)
     }
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
@@ -184,7 +190,7 @@ mod tests {
         };
         change(&mut p);
         LayerParameter {
-            inner_product_param: Some(p),
+            inner_product_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

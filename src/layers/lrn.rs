@@ -105,6 +105,11 @@ impl Layer for Lrn {
         Ok(vec![bottoms[0].clone()])
     }
 
+    /// Item by item.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0).then_some(0)
+    }
+
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let x = bottoms[0];
         let [_, channels, height, width] = x.shape[..] else {

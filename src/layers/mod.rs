@@ -13,6 +13,7 @@ use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 
+mod boxes;
 mod broadcast;
 mod loss;
 mod moves;
@@ -20,6 +21,7 @@ mod recurrent;
 mod registry;
 #[cfg(test)]
 mod testing;
+mod yolo;
 
 pub use moves::Moves;
 pub use registry::{Custom, Registry};
@@ -79,6 +81,16 @@ impl Cx<'_> {
             return Err(self.invalid(field, "must not be 0").into());
         }
         self.size(field, value)
+    }
+
+    /// Errors: `Invalid` unless `value` is above `floor`, as if it is no number.
+    pub fn above(&self, field: &str, value: f32, floor: f32) -> Result<f32> {
+        if value > floor {
+            return Ok(value);
+        }
+        Err(self
+            .invalid(field, format!("{value} must be above {floor}"))
+            .into())
     }
 
     /// Errors: `Invalid` if the layer works in place, for types that still read their
@@ -150,16 +162,33 @@ fn weights_and_bias(
 /// `routine!("interp")` in `interp.rs`, with the names of the files whose `mod routine`
 /// it uses after it.
 macro_rules! routine {
-    ($name:literal $(, $also:literal)*) => {
+    ($name:literal $(, $also:tt)*) => {
         $crate::leaf::routine::Routine {
             name: $name,
             run: routine::run,
             modules: &[
                 ($name, include_str!(concat!($name, ".rs"))),
-                $(($also, include_str!(concat!($also, ".rs"))),)*
+                $(($also, text!($also)),)*
             ],
         }
     };
+}
+
+/// The text of a module that a routine uses: a layer's file, or the leaves' `math`.
+macro_rules! text {
+    ("math") => {
+        include_str!("../leaf/math.rs")
+    };
+    ($name:literal) => {
+        include_str!(concat!($name, ".rs"))
+    };
+}
+
+/// The legacy view of a bottom as N × C × H × W. Errors: `Invalid` with more axes.
+fn legacy(bottom: &Shape, field: &str, cx: &Cx) -> Result<[usize; 4]> {
+    let message = || format!("a blob of {bottom}: this type takes at most 4 axes");
+    let view = bottom.nchw();
+    Ok(view.ok_or_else(|| cx.invalid(field, message()))?)
 }
 
 /// `top[i] = f(bottom[i])` in f64, rounded once.
@@ -614,13 +643,21 @@ layers! {
     bnll::Bnll = "BNLL";
     broadcast_mul::BroadcastMul = "BroadcastMul";
     channel_scale::ChannelScale = "ChannelScale";
+    box_group_output::BoxGroupOutput = "BoxGroupOutput";
+    box_output::BoxOutput = "BoxOutput";
+    center_grid_output::CenterGridOutput = "CenterGridOutput";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
+    continuation_indicator::ContinuationIndicator = "ContinuationIndicator";
     contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
     convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
     crop::Crop = "Crop";
+    ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder";
+    ctpn_lstm::CtpnLstm = "Lstm";
     data::Data = "Data";
+    decode_bbox::DecodeBBox = "DecodeBBox";
     deconvolution::Deconvolution = "Deconvolution";
+    detection_output::DetectionOutput = "DetectionOutput";
     dropout::Dropout = "Dropout";
     dummy_data::DummyData = "DummyData";
     eltwise::Eltwise = "Eltwise";
@@ -660,6 +697,9 @@ layers! {
     pooling::Pooling = "Pooling" | "Pooling3D";
     power::Power = "Power";
     prelu::PRelu = "PReLU";
+    prior_box::PriorBox = "PriorBox";
+    proposal::Proposal = "Proposal";
+    psroi_pooling::PsRoiPooling = "PSROIPooling";
     python::Python = "Python";
     reduction::Reduction = "Reduction";
     relu::Relu = "ReLU";
@@ -669,13 +709,17 @@ layers! {
     resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
     reverse::Reverse = "Reverse" | "Flip";
     rnn::Rnn = "RNN";
+    roi_align::RoiAlign = "ROIAlign";
+    roi_pooling::RoiPooling = "ROIPooling";
     scale::Scale = "Scale";
     selu::Selu = "SeLu";
+    scale_route::ScaleRoute = "ScaleRoute";
     shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";
     silence::Silence = "Silence";
     slice::Slice = "Slice";
+    smooth_l1_loss::SmoothL1Loss = "SmoothL1Loss";
     softmax::Softmax = "Softmax";
     softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
     split::Split = "Split";
@@ -687,6 +731,8 @@ layers! {
     tile::Tile = "Tile";
     upsample::Upsample = "Upsample" | "UpsampleDarknet";
     window_data::WindowData = "WindowData";
+    yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput";
+    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput";
 }
 
 /// See [`Layer::claims`].

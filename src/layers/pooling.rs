@@ -455,6 +455,11 @@ impl Layer for Pooling {
         Ok(vec![cx.locate("pooling_param", Shape::new(dims))?; cx.tops])
     }
 
+    /// Item by item.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0).then_some(0)
+    }
+
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let g = self.geometry(&bottoms[0].shape);
         let input = g.sizes(|axis| axis.input);
@@ -546,7 +551,7 @@ mod tests {
 
     fn param(p: PoolingParameter) -> LayerParameter {
         LayerParameter {
-            pooling_param: Some(p),
+            pooling_param: Some(Box::new(p)),
             ..LayerParameter::default()
         }
     }

@@ -33,6 +33,11 @@ impl Layer for PRelu {
         Ok(vec![bottoms[0].clone()])
     }
 
+    /// Item by item.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0).then_some(0)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let dims = if self.channel_shared {
             vec![]
@@ -88,10 +93,10 @@ mod tests {
     #[test]
     fn one_slope_for_all_channels() {
         let p = LayerParameter {
-            prelu_param: Some(PReLuParameter {
+            prelu_param: Some(Box::new(PReLuParameter {
                 channel_shared: Some(true),
                 filler: None,
-            }),
+            })),
             ..LayerParameter::default()
         };
         let x = tensor(&[1, 2], [-1., f32::NEG_INFINITY]);

@@ -3,10 +3,11 @@
 //! −∞ gives NaN where the slope is 0, as in Caffe; NaN stays NaN.
 //!
 //! Synopsys' fields bound the result: `relu6` by 6 from above, `maximum` if it is above 0,
-//! `minimum` if it is not 0. With one of them NaN becomes 0, as in that fork.
+//! `minimum` if it is not 0. With one of them, or the dialect, NaN becomes 0 as in that fork.
 
 use super::{Cx, Layer};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Pointwise, Shape, Tensor};
 use crate::kernel::BinaryOp;
@@ -14,7 +15,7 @@ use crate::kernel::BinaryOp;
 #[derive(Clone, Debug)]
 pub struct Relu {
     pub slope: f32,
-    /// Where a field of Synopsys is given.
+    /// In the dialect of Synopsys.
     pub bounds: Option<Bounds>,
 }
 
@@ -41,7 +42,8 @@ impl Layer for Relu {
             lower: p.minimum.filter(|&v| v != 0.0).unwrap_or(f32::NEG_INFINITY),
             upper: p.maximum.filter(|&v| v > 0.0).unwrap_or(six).min(six),
         };
-        let given = p.relu6.is_some() || p.maximum.is_some() || p.minimum.is_some();
+        let synopsys = cx.dialect == Some(Dialect::Synopsys);
+        let given = synopsys || p.relu6.is_some() || p.maximum.is_some() || p.minimum.is_some();
         Ok(Relu {
             slope: p.negative_slope(),
             bounds: given.then_some(bounds),

@@ -90,11 +90,11 @@ mod tests {
     fn param(expose_hidden: bool, tops: usize) -> LayerParameter {
         LayerParameter {
             top: (0..tops).map(|i| format!("top{i}")).collect(),
-            recurrent_param: Some(RecurrentParameter {
+            recurrent_param: Some(Box::new(RecurrentParameter {
                 num_output: Some(1),
                 expose_hidden: Some(expose_hidden),
                 ..RecurrentParameter::default()
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

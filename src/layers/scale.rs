@@ -144,6 +144,11 @@ impl Layer for Scale {
         Ok(vec![bottoms[0].clone()])
     }
 
+    /// Item by item.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis == 0 && !self.two_bottoms).then_some(0)
+    }
+
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let blob = |filler: &FillerParameter| {
             let shape = self.own_cover(bottoms).blob(&bottoms[0]);
@@ -208,12 +213,12 @@ mod tests {
 
     fn param(axis: i32, num_axes: i32, bias: bool) -> LayerParameter {
         LayerParameter {
-            scale_param: Some(ScaleParameter {
+            scale_param: Some(Box::new(ScaleParameter {
                 axis: Some(axis),
                 num_axes: Some(num_axes),
                 bias_term: Some(bias),
                 ..ScaleParameter::default()
-            }),
+            })),
             ..LayerParameter::default()
         }
     }

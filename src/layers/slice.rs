@@ -85,6 +85,11 @@ impl Layer for Slice {
         .collect()
     }
 
+    /// Along all axes but its own.
+    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+        (axis != axis_of(self.axis, &bottoms[0])).then_some(axis)
+    }
+
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let axis = axis_of(self.axis, &bottoms[0].shape);
         let outer = bottoms[0].shape.count_of(0..axis);

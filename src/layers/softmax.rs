@@ -3,6 +3,7 @@
 //! Bottom and top: any shape with that axis. +∞ and NaN make NaN of all values that
 //! share a sum with them. jolibrain's `scaling_temperature` divides x first.
 
+use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
@@ -61,6 +62,11 @@ impl Layer for Softmax {
         Ok(vec![bottoms[0].clone()])
     }
 
+    /// Along all axes but its own.
+    fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
+        (axis != axis_of(self.axis, &bottoms[0])).then_some(axis)
+    }
+
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let g = self.geometry(&bottoms[0].shape);
         for row in 0..g.outer * g.inner {
@@ -91,7 +97,7 @@ impl Layer for Softmax {
         if let Some(call) = self.routine(&[shape], &[]) {
             return lower::routine(b, node, call, &[]);
         }
-        let axis = super::concat::axis_of(self.axis, b.graph.shape(node.bottoms[0]));
+        let axis = axis_of(self.axis, b.graph.shape(node.bottoms[0]));
         lower::softmax(b, node, axis)
     }
 }

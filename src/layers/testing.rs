@@ -106,6 +106,22 @@ pub fn forward<L: Layer>(
     tops
 }
 
+/// The tops of a layer of data-dependent extents: the elements that count.
+pub fn forward_counted<L: Layer>(param: &LayerParameter, bottoms: &[Tensor]) -> Vec<Tensor> {
+    let dims: Vec<&[usize]> = bottoms.iter().map(|b| b.shape.dims()).collect();
+    let (layer, tops) = infer::<L>(param, &dims).unwrap();
+    let axis = layer.counted().expect("an extent that depends on data");
+    let bottoms: Vec<&Tensor> = bottoms.iter().collect();
+    let mut tops: Vec<Tensor> = tops
+        .into_iter()
+        .chain([shape(&[1])])
+        .map(Tensor::zeros)
+        .collect();
+    layer.reference(&bottoms, &[], &mut tops);
+    let count = tops.pop().expect("the count").data[0] as usize;
+    tops.iter().map(|top| top.first(axis, count)).collect()
+}
+
 /// Each value within `tolerance` of the wanted one, relative above 1; NaN where NaN.
 pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len());

@@ -18,6 +18,7 @@ use crate::diag::{Diagnostic, Errors, Result};
 use crate::frontend::binary::{BlobData, WeightBlob, WeightLayer, WeightsFile};
 use crate::ir::tensor::FloatSource;
 use crate::ir::{FloatData, Graph, Node, ParamId, Shape};
+use crate::layers::Op;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -81,7 +82,11 @@ fn assign(graph: &mut Graph, (name, file): Named) -> Vec<Diagnostic> {
                 }
                 Err(message) => {
                     let d = Diagnostic::invalid(format!("{name}: {message}"));
-                    wrong.push(d.layer(&layer.name).at(graph.nodes[i].at));
+                    let d = d.layer(&layer.name).at(graph.nodes[i].at);
+                    wrong.push(match for_another_size(graph, i, layer) {
+                        true => d.help("for an input of another size than these weights are for, there is --fc-to-conv"),
+                        false => d,
+                    });
                 }
             }
         }
@@ -148,6 +153,27 @@ fn matching<'a>(
         matched.push((params[i], blob));
     }
     Ok(matched)
+}
+
+/// Whether the weights would suit an InnerProduct layer if its bottom had another height
+/// and width.
+fn for_another_size(graph: &Graph, node: usize, layer: &WeightLayer) -> bool {
+    let node = &graph.nodes[node];
+    let found = layer.blobs.first().and_then(Option::as_ref);
+    let (Op::InnerProduct(_), Some(found)) = (&node.op, found) else {
+        return false;
+    };
+    let (bottom, weights) = (
+        graph.shape(node.bottoms[0]),
+        graph[node.params[0]].spec.shape.clone(),
+    );
+    let [.., outputs, inputs] = found.shape[..] else {
+        return false;
+    };
+    bottom.len() == 4
+        && outputs == weights[0] as i64
+        && inputs != weights[1] as i64
+        && inputs % bottom[1] as i64 == 0
 }
 
 /// Whether parameter `index` of a node is shared with an earlier one.

@@ -5,7 +5,6 @@ use crate::diag::Sources;
 use crate::frontend::proto::{BlobProto, BlobShape, LayerParameter, NetParameter};
 use crate::frontend::{State, load_net};
 use crate::ir::{BlobId, Options, Tensor, Valid, build, reference};
-use crate::layers::Op;
 use prost::Message as _;
 use std::collections::HashSet;
 

@@ -4,6 +4,7 @@ use crate::engines::Engine;
 use crate::net::{Run, difference, members, shapes, state, texts};
 use crate::{Outcome, Verdict};
 use caffec::diag::{Errors, Result, Sources};
+use caffec::frontend::Dialect;
 use caffec::ir::{Options, Tensor};
 use caffec::runtime::npy::read_npy;
 use serde_json::Value;
@@ -86,6 +87,7 @@ impl Case {
                     true => shapes(&inputs),
                     false => BTreeMap::new(),
                 },
+                dialect: Dialect::named(self.text("dialect")),
                 ..Options::default()
             },
             inputs,

@@ -35,6 +35,11 @@ const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
         "tops of inner products have three more axes of size 1 in C3D",
     ),
     (
+        "normalize-happynear-l2",
+        &["reference", "passes", "interpreter", "jit", "jit unfused"],
+        "nothing in the net tells whose Normalize it is",
+    ),
+    (
         "X2Paddle.MNasNet-deploy_MnasNet",
         &["builder"],
         "a DepthwiseConvolution without group is dense in its fork",

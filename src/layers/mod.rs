@@ -641,11 +641,11 @@ layers! {
     bias::Bias = "Bias";
     bn::Bn = "BN";
     bnll::Bnll = "BNLL";
-    broadcast_mul::BroadcastMul = "BroadcastMul";
-    channel_scale::ChannelScale = "ChannelScale";
     box_group_output::BoxGroupOutput = "BoxGroupOutput";
     box_output::BoxOutput = "BoxOutput";
+    broadcast_mul::BroadcastMul = "BroadcastMul";
     center_grid_output::CenterGridOutput = "CenterGridOutput";
+    channel_scale::ChannelScale = "ChannelScale";
     clip::Clip = "Clip";
     concat::Concat = "Concat";
     continuation_indicator::ContinuationIndicator = "ContinuationIndicator";
@@ -702,8 +702,8 @@ layers! {
     psroi_pooling::PsRoiPooling = "PSROIPooling";
     python::Python = "Python";
     reduction::Reduction = "Reduction";
-    relu::Relu = "ReLU";
     relu6::Relu6 = "ReLU6";
+    relu::Relu = "ReLU";
     reorg::Reorg = "Reorg";
     reshape::Reshape = "Reshape";
     resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
@@ -712,8 +712,8 @@ layers! {
     roi_align::RoiAlign = "ROIAlign";
     roi_pooling::RoiPooling = "ROIPooling";
     scale::Scale = "Scale";
-    selu::Selu = "SeLu";
     scale_route::ScaleRoute = "ScaleRoute";
+    selu::Selu = "SeLu";
     shuffle_channel::ShuffleChannel = "ShuffleChannel";
     sigmoid::Sigmoid = "Sigmoid";
     sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";

@@ -36,7 +36,7 @@ pub struct Proposal {
 
 /// Boxes of the area of a square of `base`, for each ratio at each scale: whole sizes
 /// before they are scaled.
-fn anchors(base: f32, ratios: &[f32], scales: &[f32]) -> Vec<[f32; 4]> {
+pub(super) fn anchors(base: f32, ratios: &[f32], scales: &[f32]) -> Vec<[f32; 4]> {
     let center = 0.5 * (base - 1.0);
     let boxes = ratios.iter().flat_map(|&ratio| {
         let width = (base * base / ratio).sqrt().round();

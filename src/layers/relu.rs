@@ -60,7 +60,7 @@ impl Layer for Relu {
             let negative = if 0.0 < x { 0.0 } else { x };
             let value = positive + self.slope * negative;
             *y = match self.bounds {
-                Some(_) if x.is_nan() => 0.0,
+                Some(_) if value.is_nan() => 0.0,
                 Some(b) if b.upper < value => b.upper,
                 Some(b) if value < b.lower => b.lower,
                 _ => value,
@@ -78,7 +78,11 @@ impl Layer for Relu {
         // With x on the right, NaN gives 0.
         let positive = binary(BinaryOp::Max, constant(0.0), x());
         let negative = binary(BinaryOp::Min, constant(0.0), x());
-        let value = Pointwise::Fma(Box::new(slope), Box::new(negative), Box::new(positive));
+        let value = match self.slope {
+            // Not 0 · −∞.
+            0.0 => positive,
+            _ => Pointwise::Fma(Box::new(slope), Box::new(negative), Box::new(positive)),
+        };
         let below = binary(BinaryOp::Min, value, constant(bounds.upper));
         Some(binary(BinaryOp::Max, below, constant(bounds.lower)))
     }
@@ -117,20 +121,20 @@ mod tests {
                 relu_param: Some(p),
                 ..LayerParameter::default()
             };
-            let x = tensor(&[4], [-8., 1., 9., f32::NAN]);
+            let x = tensor(&[5], [-8., 1., 9., f32::NAN, f32::NEG_INFINITY]);
             forward::<Relu>(&param, &[x], &[]).remove(0).data
         };
         let six = ReLuParameter {
             relu6: Some(true),
             ..ReLuParameter::default()
         };
-        assert_eq!(run(six), [0., 1., 6., 0.]);
+        assert_eq!(run(six), [0., 1., 6., 0., 0.]);
         let both = ReLuParameter {
             negative_slope: Some(0.5),
             maximum: Some(2.),
             minimum: Some(-1.),
             ..ReLuParameter::default()
         };
-        assert_eq!(run(both), [-1., 1., 2., 0.]);
+        assert_eq!(run(both), [-1., 1., 2., 0., -1.]);
     }
 }

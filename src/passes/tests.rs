@@ -370,13 +370,6 @@ fn known_nets_fuse_whole() {
 }
 
 #[test]
-fn a_sum_of_very_many_stays_a_layer() {
-    let bottoms = vec!["data"; 50_000].join(" ");
-    let graph = graph(&layer("e", "Eltwise", &bottoms, ""), &[]);
-    assert_eq!(merged(&run(graph, Fuse::All)), ["e"]);
-}
-
-#[test]
 fn long_runs_take_linear_time() {
     let mut net = conv("c", "data", 1, "") + &relu("p0", "data") + &relu("c0", "c");
     for i in 1..5000 {

@@ -1,0 +1,81 @@
+//! What there is to say of each layer type: for `caffec layers` and `docs/LAYERS.md`.
+
+use crate::frontend::forks;
+use crate::frontend::schema::Schema;
+use std::fmt::Write as _;
+
+/// A line of the table of layer types.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Caffe's names of the type, each with where it comes from: `BVLC` or a fork.
+    pub names: &'static [(&'static str, &'static str)],
+    /// The messages of a layer that the type reads.
+    pub messages: &'static [&'static str],
+    /// What it reads of forks: see [`Layer::claims`](super::Layer::claims).
+    pub claims: &'static [&'static str],
+    /// Text of the file that it stands in.
+    pub(super) file: &'static str,
+}
+
+impl Entry {
+    /// What the type computes: what its file says on top, in Markdown.
+    pub fn about(&self) -> String {
+        let lines = self.file.lines().map_while(|line| line.strip_prefix("//!"));
+        let lines: Vec<&str> = lines.map(|l| l.strip_prefix(' ').unwrap_or(l)).collect();
+        lines.join("\n")
+    }
+
+    /// The fields of one of its messages that it may be given, those of forks with the
+    /// fork's name.
+    pub fn fields(&self, message: &str) -> Vec<(String, Option<&'static str>)> {
+        let schema = Schema::caffe();
+        let layer = schema.message("caffe.LayerParameter");
+        let field = layer.field(message).expect("the table names messages");
+        let ty = schema.message_of(field).expect("the table names messages");
+        let whole = self.claims.contains(&message);
+        let mut fields = Vec::new();
+        for field in &ty.fields {
+            let path = format!("{message}.{}", field.name);
+            let fork = forks::fork_of(&path);
+            let claim = format!("{path}.");
+            let claimed = |c: &&str| **c == path || c.starts_with(&claim);
+            if fork.is_none() || whole || self.claims.iter().any(claimed) {
+                let own = field.fork.is_some().then_some(fork).flatten();
+                fields.push((field.name.clone(), own));
+            }
+        }
+        fields
+    }
+}
+
+/// The list of all types as one Markdown document.
+pub fn markdown(entries: &[Entry]) -> String {
+    let types: usize = entries.iter().map(|e| e.names.len()).sum();
+    let mut out = format!(
+        "# Layer types\n\nMade by `caffec layers --markdown`: change the layers' files instead. {types} types; unless it is said \
+         otherwise below, all engines\nrun them. A field of a fork that a type does not list is refused, unless it has no \
+         influence in phase TEST.\n\n| type | from | parameters |\n|---|---|---|\n"
+    );
+    let mut rows: Vec<_> = entries
+        .iter()
+        .flat_map(|entry| entry.names.iter().map(move |name| (name, entry)))
+        .collect();
+    rows.sort_by_key(|((name, _), _)| name.to_lowercase());
+    for ((name, origin), entry) in &rows {
+        let messages: Vec<String> = entry.messages.iter().map(|m| format!("`{m}`")).collect();
+        let _ = writeln!(out, "| `{name}` | {origin} | {} |", messages.join(", "));
+    }
+    for entry in entries {
+        let names: Vec<&str> = entry.names.iter().map(|(name, _)| *name).collect();
+        let _ = write!(out, "\n## {}\n\n{}\n", names.join(", "), entry.about());
+        for message in entry.messages {
+            let field = |(name, fork): &(String, Option<&str>)| match fork {
+                Some(fork) => format!("`{name}` ({fork})"),
+                None => format!("`{name}`"),
+            };
+            let fields: Vec<String> = entry.fields(message).iter().map(field).collect();
+            let _ = write!(out, "\n`{message}`: {}.\n", fields.join(", "));
+        }
+    }
+    out
+}

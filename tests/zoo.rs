@@ -1,0 +1,267 @@
+//! Every deploy net of a collection of real ones, with stand-in weights.
+//!
+//! The nets are no part of the project: `CAFFEC_ZOO` names their folder, whose
+//! `MANIFEST.tsv` has a line for each. Without it the tests say so and pass. That they
+//! run takes long:
+//!
+//!     CAFFEC_ZOO=DIR cargo test --release --test zoo -- --ignored --nocapture
+
+mod common;
+
+use caffec::diag::Sources;
+use caffec::frontend::{self, State};
+use caffec::ir::{self, Graph, Tensor, Valid};
+use caffec::lower::Chains;
+use caffec::passes::Fuse;
+use caffec::runtime::exec::{Engine, Executable};
+use caffec::weights;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Nets that are refused, and why that is right or what is missing.
+const REFUSED: &[(&str, &str)] = &[];
+
+const FUSED: (Fuse, Chains) = (Fuse::All, Chains::WhereItPays);
+const UNFUSED: (Fuse, Chains) = (Fuse::None, Chains::WhereItPays);
+
+/// The naive reference takes long on nets with more multiply-adds.
+const REFERENCE_MACS: u64 = 3_000_000_000;
+
+/// Bytes of blobs and parameters that a net may have to be run here.
+const MEMORY: u64 = 6 << 30;
+
+#[test]
+fn deploy_nets_compile() {
+    let Some(zoo) = folder() else { return };
+    let outcomes = each(&deploy_nets(&zoo), |file| {
+        let graph = build(file)?;
+        for setting in [FUSED, UNFUSED] {
+            plan(&graph, setting)?;
+        }
+        Ok(())
+    });
+    let mut wrong = Vec::new();
+    for (name, result) in &outcomes {
+        let expected = REFUSED.iter().find(|(refused, _)| refused == name);
+        match (result, expected) {
+            (Err(why), None) => wrong.push(format!("{name}: {why}")),
+            (Ok(()), Some(_)) => wrong.push(format!("{name} compiles, but is listed as refused")),
+            _ => {}
+        }
+    }
+    println!(
+        "{} of {} deploy nets compile",
+        outcomes.len() - REFUSED.len(),
+        outcomes.len()
+    );
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+#[ignore = "takes an hour"]
+fn deploy_nets_agree_on_all_engines() {
+    let Some(zoo) = folder() else { return };
+    let outcomes = each(&deploy_nets(&zoo), |file| {
+        let graph = build(file)?;
+        let result = agree(&graph);
+        let name = file.file_stem().unwrap().to_string_lossy();
+        match &result {
+            Ok(note) => println!("{name}: {note}"),
+            Err(why) => println!("{name}: WRONG: {why}"),
+        }
+        result.map(|_| ())
+    });
+    let refused = |name: &str| REFUSED.iter().any(|(refused, _)| *refused == name);
+    let wrong = outcomes
+        .iter()
+        .filter(|(name, r)| r.is_err() && !refused(name));
+    let wrong: Vec<_> = wrong
+        .map(|(name, why)| format!("{name}: {why:?}"))
+        .collect();
+    println!(
+        "{} of {} deploy nets run",
+        outcomes.len() - wrong.len(),
+        outcomes.len()
+    );
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+fn folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("CAFFEC_ZOO").map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: CAFFEC_ZOO does not name a folder");
+    }
+    folder
+}
+
+fn deploy_nets(zoo: &Path) -> Vec<PathBuf> {
+    let manifest = std::fs::read_to_string(zoo.join("MANIFEST.tsv")).unwrap();
+    let lines = manifest
+        .lines()
+        .map(|line| line.split('\t').collect::<Vec<_>>());
+    let deploy = lines.filter(|fields| fields[1] == "deploy");
+    let nets: Vec<_> = deploy
+        .map(|f| zoo.join(format!("{}.prototxt", f[0])))
+        .collect();
+    assert!(!nets.is_empty(), "no deploy nets in {}", zoo.display());
+    nets
+}
+
+type Outcomes = Vec<(String, Result<(), String>)>;
+
+/// Runs `check` on each file, on two threads; a panic is an error.
+fn each(files: &[PathBuf], check: impl Fn(&Path) -> Result<(), String> + Sync) -> Outcomes {
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(file)));
+            let result = caught.unwrap_or_else(|_| Err("panic".into()));
+            let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+            outcomes.lock().unwrap().push((name, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap();
+    outcomes.sort();
+    outcomes
+}
+
+fn build(file: &Path) -> Result<Valid, String> {
+    let mut sources = Sources::default();
+    let name = file.file_name().unwrap().to_string_lossy();
+    let text = std::fs::read(file).unwrap();
+    let net = frontend::load_net(&name, text, &mut sources, &State::default())
+        .map_err(|e| sources.render_all(&e))?;
+    let built = ir::build(&net, &ir::Options::default()).valid();
+    let (mut graph, _) = built.map_err(|e| sources.render_all(&e))?;
+    graph.edit("random weights", |graph| weights::random(graph, 1));
+    Ok(graph)
+}
+
+fn plan(graph: &Valid, (fuse, chains): (Fuse, Chains)) -> Result<caffec::Plan, String> {
+    let options = caffec::Options {
+        fuse,
+        chains,
+        ..caffec::Options::default()
+    };
+    caffec::plan(graph.clone(), &options).map_err(|e| e.to_string())
+}
+
+/// Fused against unfused, and both against the reference where that does not take too
+/// long; tells what was done.
+fn agree(graph: &Valid) -> Result<String, String> {
+    let blobs = graph.blobs.iter().map(|b| 4 * b.shape.count() as u64);
+    let params = graph.params.iter().map(|p| 8 * p.spec.shape.count() as u64);
+    let bytes: u64 = blobs.sum::<u64>() + params.sum::<u64>();
+    if bytes > MEMORY {
+        return Ok(format!("not run: {} GiB", bytes >> 30));
+    }
+    let inputs: Vec<Tensor> = graph.inputs.iter().map(|&b| input(graph, b)).collect();
+    let mut results = Vec::new();
+    for setting in [FUSED, UNFUSED] {
+        let plan = plan(graph, setting)?;
+        let weights = plan.pack().map_err(|e| e.to_string())?;
+        let exe = Executable::new(plan.program, weights, Engine::Jit).map_err(|e| e.to_string())?;
+        let got = common::run(&exe, 2, &inputs);
+        let pairs = graph.outputs.iter().zip(got.iter());
+        let tensors = pairs.map(|(&b, v)| Tensor::new(graph.shape(b).clone(), v.clone()));
+        results.push(graph.shown().of(&tensors.collect::<Vec<_>>()));
+    }
+    let unfused = results.pop().unwrap();
+    same(graph, &results[0], &unfused).map_err(|e| format!("fused and unfused: {e}"))?;
+    let macs: u64 = graph.nodes.iter().map(|n| macs(graph, n)).sum();
+    let compared = if macs <= REFERENCE_MACS {
+        let want = ir::reference::run(graph, &inputs, &graph.outputs).map_err(|e| e.to_string())?;
+        let want = graph.shown().of(&want);
+        same(graph, &results[0], &want).map_err(|e| format!("fused and reference: {e}"))?;
+        "fused, unfused and reference agree"
+    } else {
+        "fused and unfused agree"
+    };
+    let varied = results[0]
+        .iter()
+        .filter(|t| t.data.windows(2).any(|w| w[0] != w[1]));
+    Ok(format!(
+        "{compared}; {} of {} outputs vary",
+        varied.count(),
+        results[0].len()
+    ))
+}
+
+fn macs(graph: &Graph, node: &ir::Node) -> u64 {
+    let tops: Vec<_> = node.tops.iter().map(|&t| graph.shape(t).clone()).collect();
+    node.op.macs(&graph.bottom_shapes(node), &tops)
+}
+
+/// Something that suits what the input usually is.
+fn input(graph: &Graph, blob: ir::BlobId) -> Tensor {
+    let ir::Blob { name, shape, .. } = &graph[blob];
+    let picture = graph
+        .inputs
+        .iter()
+        .map(|&b| graph.shape(b))
+        .find(|s| s.len() == 4);
+    let size = picture.map_or([224, 224], |s| [s[2], s[3]]);
+    let mut tensor = weights::random_input(name, shape.clone(), 1);
+    if name.contains("im_info") {
+        let info = [size[0] as f32, size[1] as f32, 1.0];
+        let last = shape.last().copied().unwrap_or(1);
+        for (i, x) in tensor.data.iter_mut().enumerate() {
+            *x = *info.get(i % last).unwrap_or(&1.0);
+        }
+    } else if name.contains("rois") && shape.len() >= 2 && shape[1] == 5 {
+        let unit = |i: usize| (i * 2_654_435_761 % 1009) as f32 / 1009.0;
+        for (i, roi) in tensor.data.chunks_mut(5).enumerate() {
+            let [x, y] = [
+                unit(i) * size[1] as f32 / 2.0,
+                unit(i + 77) * size[0] as f32 / 2.0,
+            ];
+            let extent = unit(i + 5) * size[0].min(size[1]) as f32 / 2.0;
+            roi.copy_from_slice(&[0.0, x, y, x + extent, y + extent]);
+        }
+    }
+    tensor
+}
+
+fn same(graph: &Graph, got: &[Tensor], want: &[Tensor]) -> Result<(), String> {
+    for ((&blob, got), want) in graph.shown_outputs().iter().zip(got).zip(want) {
+        let name = &graph[blob].name;
+        if got.shape != want.shape {
+            return Err(format!("`{name}` is {} and {}", got.shape, want.shape));
+        }
+        let finite = want.data.iter().filter(|w| w.is_finite());
+        let largest = finite.fold(1.0f32, |m, v| m.max(v.abs()));
+        let near = |(&g, &w): (&f32, &f32)| {
+            g == w || g.is_nan() && w.is_nan() || (g - w).abs() <= common::TOLERANCE * largest
+        };
+        let far = got
+            .data
+            .iter()
+            .zip(&want.data)
+            .filter(|&pair| !near(pair))
+            .count();
+        if far > 0 {
+            return Err(format!(
+                "{far} of {} values of `{name}` differ",
+                got.data.len()
+            ));
+        }
+    }
+    Ok(())
+}

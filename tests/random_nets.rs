@@ -131,6 +131,10 @@ impl Generator {
                 "BatchNorm",
                 "Concat",
                 "Slice",
+                "Im2col",
+                "Upsample",
+                "Interp",
+                "Local",
                 "Any",
                 "Any",
                 "Any",
@@ -178,6 +182,8 @@ impl Generator {
                 "BatchNorm",
                 "ArgMax",
                 "Silence",
+                "Tile",
+                "Crop",
             ]),
             kind => kind,
         };
@@ -226,6 +232,28 @@ impl Generator {
                 )
             }
             "Pooling" => self.pooling(layer),
+            "Im2col" => {
+                let (size, stride, pad) = (1 + self.draw(3), 1 + self.draw(2), self.draw(2));
+                format!("convolution_param {{ kernel_size: {size} stride: {stride} pad: {pad} }}")
+            }
+            "Upsample" => format!("upsample_param {{ scale: {} }}", 1 + self.draw(3)),
+            "Interp" => self
+                .pick(&[
+                    "interp_param { zoom_factor: 2 }",
+                    "interp_param { shrink_factor: 2 }",
+                    "interp_param { height: 5 width: 3 }",
+                ])
+                .into(),
+            "Local" => {
+                let (out, size, pad) = (1 + self.draw(3), 1 + self.draw(2), self.draw(2));
+                format!("local_param {{ num_output: {out} kernel_size: {size} pad: {pad} }}")
+            }
+            "Tile" => format!("tile_param {{ axis: {axis} tiles: {} }}", 1 + self.draw(2)),
+            "Crop" => {
+                let like = self.other(Some(shape));
+                layer.bottoms.push(like);
+                format!("crop_param {{ axis: {axis} }}")
+            }
             "LRN" => self.normalisation(),
             "InnerProduct" => {
                 let out = self.pick(&[1, 3, 10, 16, 17, 40]);

@@ -2,8 +2,8 @@
 
 use super::Builder;
 use super::conv::{Axis, Conv, WeightStrides, describe, finish};
-use super::source::{Source, Spread, spread};
-use super::view::{Blocked, Halo};
+use super::source::{self, Source, Spread};
+use super::view::{Blocked, Halo, Maps};
 use crate::diag::Result;
 use crate::ir::Node;
 use crate::leaf::BLOCK;
@@ -12,30 +12,35 @@ use crate::leaf::BLOCK;
 /// zeros between its pixels. `conv` has the deconvolution's own kernel, stride, pad
 /// and dilation; its weight strides are set here.
 pub fn deconvolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
-    let slices: Vec<i64> = conv
-        .outer
-        .iter()
-        .map(|axis| first(axis.kernel, axis.pad, axis.dilation))
-        .collect();
-    let [y, x] = [0, 1].map(|i| first(conv.kernel[i], conv.pad[i], conv.dilation[i]));
-    let (rows, columns) = (y.max(0) as usize, x.max(0) as usize);
-    let halo = Halo {
-        top: rows,
-        bottom: rows,
-        left: columns,
-        right: columns,
+    let [src, dst] = [conv.src, conv.dst].map(|blob| Maps::of(b.graph.shape(blob), conv.axis));
+    let plane = |i: usize, input, output| Axis {
+        input,
+        output,
+        kernel: conv.kernel[i],
+        stride: conv.stride[i],
+        pad: conv.pad[i],
+        dilation: conv.dilation[i],
     };
-    let spreads: Vec<Spread> = conv
-        .outer
-        .iter()
-        .zip(&slices)
-        .map(|(axis, &before)| Spread {
+    let [rows, columns] = [plane(0, src.h, dst.h), plane(1, src.w, dst.w)];
+    let (y, bottom) = around(&rows);
+    let (x, right) = around(&columns);
+    let halo = Halo {
+        top: y.max(0) as usize,
+        bottom,
+        left: x.max(0) as usize,
+        right,
+    };
+    let slices: Vec<i64> = conv.outer.iter().map(|axis| around(axis).0).collect();
+    let spread = |axis: &Axis| {
+        let (before, after) = around(axis);
+        Spread {
             input: axis.input,
             stride: axis.stride,
             before: before.max(0) as usize,
-            after: before.max(0) as usize,
-        })
-        .collect();
+            after,
+        }
+    };
+    let spreads: Vec<Spread> = conv.outer.iter().map(spread).collect();
     let wide = spread_pixels(b, conv, &spreads, halo)?;
     let sizes: Vec<usize> = spreads.iter().map(Spread::size).collect();
     let plain_conv = Conv {
@@ -62,10 +67,14 @@ pub fn deconvolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
     finish(b, node, &plain_conv, source, &about)
 }
 
-/// How far before the first pixel windows start along an axis; a negative number means
-/// that they start inside.
-fn first(kernel: usize, pad: usize, dilation: usize) -> i64 {
-    dilation as i64 * (kernel as i64 - 1) - pad as i64
+/// How far windows reach before the first pixel along an axis, where a negative number
+/// means that they start inside, and beyond the last.
+fn around(axis: &Axis) -> (i64, usize) {
+    let reach = axis.dilation as i64 * (axis.kernel as i64 - 1);
+    let before = reach - axis.pad as i64;
+    let size = (axis.input.max(1) as i64 - 1) * axis.stride as i64 + 1;
+    let after = axis.output as i64 - before + reach - size;
+    (before, after.max(0) as usize)
 }
 
 /// The source with `stride − 1` zeros between pixels: itself if there is nothing to do.
@@ -75,5 +84,5 @@ fn spread_pixels(b: &mut Builder, conv: &Conv, slices: &[Spread], halo: Halo) ->
     if conv.stride == [1, 1] && same && src.halo.contains(halo) {
         return Ok(src);
     }
-    spread(b, conv.src, &src, slices, conv.stride, halo)
+    source::spread(b, conv.src, &src, slices, conv.stride, halo)
 }

@@ -370,6 +370,17 @@ fn known_nets_fuse_whole() {
 }
 
 #[test]
+fn a_sum_of_very_many_is_no_deep_expression() {
+    let bottoms = vec!["data"; 50_000].join(" ");
+    let graph = run(graph(&layer("e", "Eltwise", &bottoms, ""), &[]), Fuse::All);
+    let sizes = graph.nodes.iter().map(|node| match &node.op {
+        Op::Pointwise(expr) => expr.size(),
+        other => panic!("{}", other.type_name()),
+    });
+    assert!(sizes.max() < Some(1024));
+}
+
+#[test]
 fn long_runs_take_linear_time() {
     let mut net = conv("c", "data", 1, "") + &relu("p0", "data") + &relu("c0", "c");
     for i in 1..5000 {

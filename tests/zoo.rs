@@ -9,7 +9,7 @@
 mod common;
 
 use caffec::diag::Sources;
-use caffec::frontend::{self, State};
+use caffec::frontend::{self, Dialect, Reading, State};
 use caffec::ir::{self, Graph, Tensor, Valid};
 use caffec::lower::Chains;
 use caffec::passes::Fuse;
@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Nets that are refused, and why that is right or what is missing.
 const REFUSED: &[(&str, &str)] = &[];
+
+/// Nets that `--allow-mixed` is for.
+const MIXED: &[&str] = &["AbhimanyuKulkarni-caffe.nin_imagenet-deploy"];
 
 const FUSED: (Fuse, Chains) = (Fuse::All, Chains::WhereItPays);
 const UNFUSED: (Fuse, Chains) = (Fuse::None, Chains::WhereItPays);
@@ -146,9 +149,22 @@ fn build(file: &Path) -> Result<Valid, String> {
     let mut sources = Sources::default();
     let name = file.file_name().unwrap().to_string_lossy();
     let text = std::fs::read(file).unwrap();
-    let net = frontend::load_net(&name, text, &mut sources, &State::default())
+    let slug = name.trim_end_matches(".prototxt");
+    let state = State {
+        reading: Reading {
+            allow_mixed: MIXED.contains(&slug),
+            ..Reading::default()
+        },
+        ..State::default()
+    };
+    let net = frontend::load_net(&name, text, &mut sources, &state)
         .map_err(|e| sources.render_all(&e))?;
-    let built = ir::build(&net, &ir::Options::default()).valid();
+    let textboxes = slug.starts_with("TextBoxes.").then_some(Dialect::TextBoxes);
+    let options = ir::Options {
+        dialect: textboxes,
+        ..ir::Options::default()
+    };
+    let built = ir::build(&net, &options).valid();
     let (mut graph, _) = built.map_err(|e| sources.render_all(&e))?;
     graph.edit("random weights", |graph| weights::random(graph, 1));
     Ok(graph)

@@ -1,4 +1,4 @@
-//! `BN` of forks: two layers of that name, which `bn_param` tells apart.
+//! `BN` of forks: two layers of that name, which `bn_param` tells apart, else the dialect.
 //!
 //! * SegNet (a filler for scale or shift, `bn_mode`, or more than one top): with `bn_mode`
 //!   INFERENCE `scale · x + shift`; LEARN, the default in all phases, takes
@@ -12,6 +12,7 @@
 
 use super::{Cx, Layer, batch_norm, constant_filler};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::bn_parameter::BnMode;
 use crate::frontend::proto::{FillerParameter, LayerParameter, Phase};
 use crate::ir::{Broadcast, ParamSpec, Pointwise, Shape, Tensor};
@@ -57,7 +58,7 @@ impl Layer for Bn {
             filler.unwrap_or_else(|| constant_filler(value))
         };
         let fields = p.scale_filler.is_some() || p.shift_filler.is_some() || p.bn_mode.is_some();
-        if fields || cx.tops > 1 {
+        if fields || cx.tops > 1 || cx.dialect == Some(Dialect::SegNet) {
             cx.counts(1..=1, 1..=3)?;
             let statistics = match p.bn_mode() {
                 BnMode::Learn => Statistics::Batch,

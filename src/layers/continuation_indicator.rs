@@ -1,7 +1,8 @@
 //! `ContinuationIndicator`: where sequences start (deepdetect
 //! `continuation_indicator_layer.cpp`).
 //!
-//! * bottom: a blob whose `axis` has as many elements as there are streams.
+//! * bottom: a blob whose `axis` has as many elements as there are streams; with
+//!   `batch_size` (warpctc_captcha), which says how many, it may be missing.
 //! * top `time_step × streams`: 0 in the first row, else 1.
 
 use super::{Cx, Layer};
@@ -14,6 +15,8 @@ use crate::leaf::routine::Call;
 pub struct ContinuationIndicator {
     steps: usize,
     axis: i32,
+    /// Streams, where the bottom does not tell.
+    batch_size: Option<usize>,
 }
 
 impl Layer for ContinuationIndicator {
@@ -22,23 +25,29 @@ impl Layer for ContinuationIndicator {
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
         let p = param.continuation_indicator_param.clone().unwrap_or_default();
-        if p.batch_size() != 0 {
-            let field = "continuation_indicator_param.batch_size";
-            return Err(cx.unsupported(field, field).into());
-        }
+        let batch_size = match p.batch_size() {
+            0 => None,
+            n => Some(cx.size("continuation_indicator_param.batch_size", n)?),
+        };
+        cx.counts(usize::from(batch_size.is_none())..=1, 1..=1)?;
         Ok(ContinuationIndicator {
             steps: cx.positive("continuation_indicator_param.time_step", p.time_step())?,
             axis: p.axis(),
+            batch_size,
         })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        let axis = bottoms[0].axis(self.axis);
-        let axis = cx.locate("continuation_indicator_param.axis", axis)?;
-        let top = Shape::new([self.steps, bottoms[0][axis]]);
+        let streams = match self.batch_size {
+            Some(streams) => streams,
+            None => {
+                let axis = bottoms[0].axis(self.axis);
+                bottoms[0][cx.locate("continuation_indicator_param.axis", axis)?]
+            }
+        };
+        let top = Shape::new([self.steps, streams]);
         Ok(vec![cx.locate("continuation_indicator_param.time_step", top)?])
     }
 
@@ -80,6 +89,14 @@ mod tests {
         let y = forward::<ContinuationIndicator>(&param(3, -1), &[noise(&[4, 2])], &[]);
         assert_eq!(y[0].shape.dims(), [3, 2]);
         assert_eq!(y[0].data, [0., 0., 1., 1., 1., 1.]);
+    }
+
+    #[test]
+    fn streams_without_a_bottom() {
+        let mut param = param(2, 0);
+        param.continuation_indicator_param.as_mut().unwrap().batch_size = Some(3);
+        let y = forward::<ContinuationIndicator>(&param, &[] as &[crate::ir::Tensor], &[]);
+        assert_eq!(y[0].data, [0., 0., 0., 1., 1., 1.]);
     }
 
     #[test]

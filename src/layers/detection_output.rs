@@ -62,13 +62,12 @@ impl Layer for DetectionOutput {
     /// `save_output_param`, `visualize` and the like write files beside the top, which
     /// changes nothing in it.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        cx.counts(3..=5, 1..=1)?;
-        cx.not_in_place()?;
         let p = param.detection_output_param.clone().unwrap_or_default();
         let field = |name: &str| format!("detection_output_param.{name}");
         for (given, name) in [
             (p.ratio_permute(), "ratio_permute"),
             (p.no_permute(), "no_permute"),
+            (cx.bottoms > 5, "nbottom"),
             (p.tflite_detection(), "tflite_detection"),
             (p.arm_conf_no_concat(), "arm_conf_no_concat"),
             (p.arm_loc_no_concat(), "arm_loc_no_concat"),
@@ -79,6 +78,8 @@ impl Layer for DetectionOutput {
                 return Err(cx.unsupported(&field(name), field(name)).into());
             }
         }
+        cx.counts(3..=5, 1..=1)?;
+        cx.not_in_place()?;
         let Some(classes) = p.num_classes else {
             let message = "num_classes is missing";
             return Err(cx.invalid("detection_output_param", message).into());
@@ -88,7 +89,7 @@ impl Layer for DetectionOutput {
             let name = field("nms_param.soft_nms");
             return Err(cx.unsupported(&name, name.clone()).into());
         }
-        let threshold = nms.nms_threshold();
+        let threshold = p.nms_threshold.unwrap_or(nms.nms_threshold());
         if threshold.is_nan() || threshold < 0.0 {
             let message = format!("{threshold} must not be below 0");
             return Err(cx.invalid(&field("nms_param.nms_threshold"), message).into());
@@ -109,7 +110,7 @@ impl Layer for DetectionOutput {
             background: unlimited(p.background_label_id()),
             code: p.code_type(),
             encoded: p.variance_encoded_in_target(),
-            top_k: unlimited(nms.top_k.unwrap_or(-1)),
+            top_k: unlimited(p.top_k.or(nms.top_k).unwrap_or(-1)),
             keep_top_k: unlimited(p.keep_top_k()),
             confidence: p.confidence_threshold.unwrap_or(f32::MIN),
             nms: threshold,

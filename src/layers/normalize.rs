@@ -1,5 +1,5 @@
 //! `Normalize` of forks: `x / norm · scale`. Three layers of that name differ in what the
-//! norm is taken of; the parameter message tells them apart.
+//! norm is taken of; the parameter message tells them apart, else the dialect.
 //!
 //! * SSD (`norm_param`, or none; also called ChannelNormalize): `sqrt(Σx² + eps)` over the
 //!   item, or with `across_spatial: false` over the channels at each position; outside of
@@ -12,6 +12,7 @@
 
 use super::{Cx, Layer, constant_filler};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
 use crate::ir::{ParamSpec, Shape};
 use crate::leaf::routine::Call;
@@ -88,6 +89,8 @@ impl Layer for Normalize {
             let message = "norm_param and normalize_param belong to different layers";
             return Err(cx.invalid("normalize_param", message).into());
         }
+        let silent = param.norm_param.is_none() && cx.dialect == Some(Dialect::Happynear);
+        let happynear = silent || param.normalize_param.is_some();
         let layer = match param.r#type() {
             "SimpleNormalize" => Normalize {
                 norm: Norm::EpsInRoot,
@@ -95,7 +98,7 @@ impl Layer for Normalize {
                 across_spatial: true,
                 scale: None,
             },
-            "Normalize" if param.normalize_param.is_some() => Self::happynear(param, cx)?,
+            "Normalize" if happynear => Self::happynear(param, cx)?,
             _ => Self::ssd(param),
         };
         let norms = layer.scale.is_none() && !layer.across_spatial;

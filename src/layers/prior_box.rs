@@ -6,7 +6,8 @@
 //!
 //! Boxes of a cell, for each `min_size` s: the square of s; with `max_size` m that of
 //! √(s·m); for each ratio r but 1, s·√r by s/√r. SSD cuts both sizes to whole pixels.
-//! TextBoxes does not, and repeats every box half a cell lower.
+//! TextBoxes does not, and repeats every box half a cell lower; so does OpenCV's form, at
+//! each of `offset_h`.
 
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
@@ -15,8 +16,8 @@ use crate::frontend::proto::{LayerParameter, PriorBoxParameter};
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
 
-fn textboxes(cx: &Cx) -> bool {
-    cx.dialect == Some(Dialect::TextBoxes)
+fn textboxes(p: &PriorBoxParameter, cx: &Cx) -> bool {
+    cx.dialect == Some(Dialect::TextBoxes) || !p.offset_h.is_empty()
 }
 
 /// One box of a cell. Corners lie half of `width` and `height` off its centre.
@@ -86,7 +87,7 @@ fn dense(size: f32) -> Vec<Anchor> {
 }
 
 fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
-    let textboxes = textboxes(cx);
+    let textboxes = textboxes(p, cx);
     if !p.box_width.is_empty() || !p.box_height.is_empty() {
         if p.box_width.len() != p.box_height.len() {
             let message = "as many box_height as box_width";
@@ -137,7 +138,11 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
         }
     }
     if textboxes {
-        let lower = |a: Anchor| [a, Anchor { down: 0.5, ..a }];
+        let down: Vec<f32> = match p.offset_h[..] {
+            [] => vec![0.0, 0.5],
+            _ => p.offset_h.iter().map(|offset| offset - p.offset()).collect(),
+        };
+        let lower = |a: Anchor| down.iter().map(move |&down| Anchor { down, ..a });
         anchors = anchors.into_iter().flat_map(lower).collect();
     }
     Ok(anchors)
@@ -164,8 +169,7 @@ fn refuse_unknown(p: &PriorBoxParameter, cx: &Cx) -> Result<()> {
     for (given, field) in [
         (p.tf(), "tf"),
         (p.keras(), "keras"),
-        (!p.offset_h.is_empty(), "offset_h"),
-        (!p.offset_w.is_empty(), "offset_w"),
+        (p.offset_w.iter().any(|&offset| offset != p.offset()), "offset_w"),
         (!p.width.is_empty(), "width"),
         (!p.height.is_empty(), "height"),
     ] {
@@ -213,7 +217,7 @@ impl Layer for PriorBox {
         Ok(PriorBox {
             anchors: anchors(&p, cx)?,
             variance: variance(&p, cx)?,
-            clip: p.clip.unwrap_or(textboxes(cx)),
+            clip: p.clip.unwrap_or(textboxes(&p, cx)),
             y_first: p.yx_order(),
             offset: p.offset(),
             image,

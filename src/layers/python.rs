@@ -1,8 +1,9 @@
 //! `Python`: a layer that is a class in a Python module (Caffe `python_layer.hpp`).
 //!
-//! What it does is not in the model's files. One class is known all the same, since so
-//! many models end in it: `ProposalLayer` of py-faster-rcnn
-//! (`lib/rpn/proposal_layer.py`), with the settings of its `config.py`:
+//! What it does is not in the model's files. Two classes are known all the same, since so
+//! many models have them. `SpatialDropoutLayer` of ENet hands its bottom on in phase TEST.
+//! `ProposalLayer` of py-faster-rcnn (`lib/rpn/proposal_layer.py`) has the settings of its
+//! `config.py`:
 //!
 //! * bottoms: scores `1 × 2A × H × W`, background first; offsets `1 × 4A × H × W`;
 //!   height, width and scale of the picture.
@@ -24,7 +25,13 @@ use crate::leaf::math;
 use crate::leaf::routine::Call;
 
 #[derive(Clone, Debug)]
-pub struct Python {
+pub enum Python {
+    SpatialDropout,
+    Proposal(Proposal),
+}
+
+#[derive(Clone, Debug)]
+pub struct Proposal {
     stride: usize,
     /// Corners.
     anchors: Vec<[f32; 4]>,
@@ -58,8 +65,12 @@ impl Layer for Python {
     /// Errors: `Unsupported`, naming module and class, for all but the known one.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.python_param.clone().unwrap_or_default();
-        let known = p.module().rsplit('.').next() == Some("proposal_layer");
-        if !known || p.layer() != "ProposalLayer" {
+        let class = (p.module().rsplit('.').next().unwrap_or_default(), p.layer());
+        if class == ("spatial_dropout", "SpatialDropoutLayer") && cx.phase == Phase::Test {
+            cx.counts(1..=1, 1..=1)?;
+            return Ok(Python::SpatialDropout);
+        }
+        if class != ("proposal_layer", "ProposalLayer") {
             let message = format!(
                 "class `{}` of the Python module `{}`: only the module's own code tells what it computes",
                 p.layer(),
@@ -94,16 +105,19 @@ impl Layer for Python {
             Phase::Test => (6000, 300),
             Phase::Train => (12_000, 2000),
         };
-        Ok(Python {
+        Ok(Python::Proposal(Proposal {
             stride: stride[0] as usize,
             anchors: anchors(16.0, &ratios, &scales),
             before,
             after,
-        })
+        }))
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        let each = self.anchors.len();
+        let Python::Proposal(proposal) = self else {
+            return Ok(vec![bottoms[0].clone()]);
+        };
+        let each = proposal.anchors.len();
         let &[1, channels, height, width] = bottoms[0].dims() else {
             let message = format!("scores must be 1 × C × H × W, not {}", bottoms[0]);
             return Err(cx.invalid("bottom[0]", message).into());
@@ -122,27 +136,41 @@ impl Layer for Python {
             let message = "height, width and scale of the picture: 3 values";
             return Err(cx.invalid("bottom[2]", message).into());
         }
-        let rows = self.after.min(each * height * width);
+        let rows = proposal.after.min(each * height * width);
         let tops = [vec![rows, 5], vec![rows, 1]];
         let tops = tops.into_iter().take(cx.tops);
         tops.map(|dims| cx.locate("top", Shape::new(dims))).collect()
     }
 
     fn counted(&self) -> Option<usize> {
-        Some(0)
+        matches!(self, Python::Proposal(_)).then_some(0)
+    }
+
+    fn moves(&self, bottoms: &[Shape]) -> Option<super::Moves> {
+        let order: Vec<usize> = (0..bottoms[0].len()).collect();
+        let dropout = matches!(self, Python::SpatialDropout);
+        dropout.then(|| super::Moves::permuted(&bottoms[0], &order))
+    }
+
+    fn is_view(&self) -> bool {
+        matches!(self, Python::SpatialDropout)
     }
 
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
-        let &[_, _, height, width] = bottoms[0].dims() else {
+        let (Python::Proposal(p), &[_, _, height, width]) = (self, bottoms[0].dims()) else {
             return None;
         };
-        let sizes = vec![height, width, self.stride, self.before, self.after];
-        let values = self.anchors.concat();
+        let sizes = vec![height, width, p.stride, p.before, p.after];
+        let values = p.anchors.concat();
         Some(Call::new(routine!("python", "boxes", "math"), sizes, values))
     }
 
     fn note(&self) -> Option<String> {
-        Some("taken as py-faster-rcnn's ProposalLayer with its own settings".into())
+        let taken = match self {
+            Python::SpatialDropout => "taken as ENet's SpatialDropoutLayer: it hands its bottom on",
+            Python::Proposal(_) => "taken as py-faster-rcnn's ProposalLayer with its own settings",
+        };
+        Some(taken.into())
     }
 }
 

@@ -3,10 +3,11 @@
 //! −∞ gives NaN where the slope is 0, as in Caffe; NaN stays NaN.
 //!
 //! Synopsys' fields bound the result: `relu6` by 6 from above, `maximum` if it is above 0,
-//! `minimum` if it is not 0. With one of them NaN becomes 0, as in that fork.
+//! `minimum` if it is not 0. With one of them, or the dialect, NaN becomes 0 as in that fork.
 
 use super::{Cx, Layer};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Pointwise, Shape, Tensor};
 use crate::kernel::BinaryOp;
@@ -14,7 +15,7 @@ use crate::kernel::BinaryOp;
 #[derive(Clone, Debug)]
 pub struct Relu {
     pub slope: f32,
-    /// Where a field of Synopsys is given.
+    /// In the dialect of Synopsys.
     pub bounds: Option<Bounds>,
 }
 
@@ -41,7 +42,8 @@ impl Layer for Relu {
             lower: p.minimum.filter(|&v| v != 0.0).unwrap_or(f32::NEG_INFINITY),
             upper: p.maximum.filter(|&v| v > 0.0).unwrap_or(six).min(six),
         };
-        let given = p.relu6.is_some() || p.maximum.is_some() || p.minimum.is_some();
+        let synopsys = cx.dialect == Some(Dialect::Synopsys);
+        let given = synopsys || p.relu6.is_some() || p.maximum.is_some() || p.minimum.is_some();
         Ok(Relu {
             slope: p.negative_slope(),
             bounds: given.then_some(bounds),
@@ -58,7 +60,7 @@ impl Layer for Relu {
             let negative = if 0.0 < x { 0.0 } else { x };
             let value = positive + self.slope * negative;
             *y = match self.bounds {
-                Some(_) if x.is_nan() => 0.0,
+                Some(_) if value.is_nan() => 0.0,
                 Some(b) if b.upper < value => b.upper,
                 Some(b) if value < b.lower => b.lower,
                 _ => value,
@@ -76,7 +78,11 @@ impl Layer for Relu {
         // With x on the right, NaN gives 0.
         let positive = binary(BinaryOp::Max, constant(0.0), x());
         let negative = binary(BinaryOp::Min, constant(0.0), x());
-        let value = Pointwise::Fma(Box::new(slope), Box::new(negative), Box::new(positive));
+        let value = match self.slope {
+            // Not 0 · −∞.
+            0.0 => positive,
+            _ => Pointwise::Fma(Box::new(slope), Box::new(negative), Box::new(positive)),
+        };
         let below = binary(BinaryOp::Min, value, constant(bounds.upper));
         Some(binary(BinaryOp::Max, below, constant(bounds.lower)))
     }
@@ -115,20 +121,20 @@ mod tests {
                 relu_param: Some(p),
                 ..LayerParameter::default()
             };
-            let x = tensor(&[4], [-8., 1., 9., f32::NAN]);
+            let x = tensor(&[5], [-8., 1., 9., f32::NAN, f32::NEG_INFINITY]);
             forward::<Relu>(&param, &[x], &[]).remove(0).data
         };
         let six = ReLuParameter {
             relu6: Some(true),
             ..ReLuParameter::default()
         };
-        assert_eq!(run(six), [0., 1., 6., 0.]);
+        assert_eq!(run(six), [0., 1., 6., 0., 0.]);
         let both = ReLuParameter {
             negative_slope: Some(0.5),
             maximum: Some(2.),
             minimum: Some(-1.),
             ..ReLuParameter::default()
         };
-        assert_eq!(run(both), [-1., 1., 2., 0.]);
+        assert_eq!(run(both), [-1., 1., 2., 0., -1.]);
     }
 }

@@ -1,9 +1,11 @@
 //! `SmoothL1Loss`: `Σ f(a − b) / N`, f(d) being d²/2 within 1 of 0, else |d| − 1/2 (SSD
 //! `smooth_L1_loss_layer.cpp`).
 //!
-//! * bottoms: a and b, `[N, …]`, of as many values. (Fast R-CNN's form with weights
-//!   has GPU code only.)
+//! * bottoms: a and b, `[N, …]`, of as many values; in Fast R-CNN then weights of the
+//!   differences, and of f, of as many (`smooth_L1_loss_layer.cu`).
 //! * top: a scalar.
+//!
+//! With Fast R-CNN's `sigma`, f(d) is (σd)²/2 within 1/σ² of 0, else |d| − 1/(2σ²).
 
 use super::{Cx, Layer, loss};
 use crate::diag::Result;
@@ -12,7 +14,9 @@ use crate::ir::Shape;
 use crate::leaf::routine::Call;
 
 #[derive(Clone, Debug)]
-pub struct SmoothL1Loss;
+pub struct SmoothL1Loss {
+    sigma: f32,
+}
 
 impl Layer for SmoothL1Loss {
     fn claims() -> &'static [&'static str] {
@@ -21,23 +25,20 @@ impl Layer for SmoothL1Loss {
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.smooth_l1_loss_param.clone().unwrap_or_default();
-        if p.sigma() != 1.0 || cx.bottoms > 2 {
-            let message = "SmoothL1Loss with weights or sigma, whose forks have GPU code only";
-            return Err(cx.unsupported("smooth_l1_loss_param.sigma", message).into());
-        }
         if p.abssum.is_some() {
             let field = "smooth_l1_loss_param.abssum";
             return Err(cx.unsupported(field, field).into());
         }
-        cx.counts(2..=2, 0..=1)?;
+        cx.counts(2..=4, 0..=1)?;
         cx.not_in_place()?;
-        Ok(SmoothL1Loss)
+        let sigma = cx.above("smooth_l1_loss_param.sigma", p.sigma(), 0.0)?;
+        Ok(SmoothL1Loss { sigma })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         loss::items(bottoms, cx)?;
-        let (a, b) = (&bottoms[0], &bottoms[1]);
-        if a.count() != b.count() {
+        let a = &bottoms[0];
+        if let Some(b) = bottoms.iter().find(|b| b.count() != a.count()) {
             let message = format!("bottoms of {a} and {b} differ in the size of an item");
             return Err(cx.invalid("bottom", message).into());
         }
@@ -46,18 +47,23 @@ impl Layer for SmoothL1Loss {
 
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let items = bottoms[0][0];
-        Some(Call::new(routine!("smooth_l1_loss"), vec![items], vec![]))
+        let values = vec![self.sigma];
+        Some(Call::new(routine!("smooth_l1_loss"), vec![items], values))
     }
 }
 
 /// Pasted into emitted source.
 mod routine {
-    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-        let one = |(&a, &b): (&f32, &f32)| {
-            let d = (f64::from(a) - f64::from(b)).abs();
-            if d < 1.0 { d * d / 2.0 } else { d - 0.5 }
+    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
+        let square = f64::from(values[0]) * f64::from(values[0]);
+        let weight = |which: usize, i: usize| bottoms.get(which).map_or(1.0, |w| f64::from(w[i]));
+        let one = |i: usize| {
+            let d = weight(2, i) * (f64::from(bottoms[0][i]) - f64::from(bottoms[1][i]));
+            let d = d.abs();
+            let f = if d < 1.0 / square { d * d * square / 2.0 } else { d - 0.5 / square };
+            weight(3, i) * f
         };
-        let sum: f64 = bottoms[0].iter().zip(bottoms[1]).map(one).sum();
+        let sum: f64 = (0..bottoms[0].len()).map(one).sum();
         for top in tops {
             top[0] = (sum / sizes[0] as f64) as f32;
         }
@@ -80,6 +86,22 @@ mod tests {
     }
 
     #[test]
+    fn weights_and_sigma() {
+        let param = LayerParameter {
+            smooth_l1_loss_param: Some(SmoothL1LossParameter {
+                sigma: Some(2.),
+                ..SmoothL1LossParameter::default()
+            }.into()),
+            ..LayerParameter::default()
+        };
+        let blob = |values: [f32; 2]| tensor(&[1, 2], values);
+        let bottoms = [[1., 0.2], [0., 0.], [2., 1.], [1., 10.]].map(blob);
+        let y = forward::<SmoothL1Loss>(&param, &bottoms, &[]);
+        // 2 − 1/8 and 10 · 0.04 · 4/2.
+        assert!((y[0].data[0] - (1.875 + 0.8)).abs() < 1e-6, "{}", y[0].data[0]);
+    }
+
+    #[test]
     fn refusals() {
         let refused = |p: SmoothL1LossParameter, shapes: &[&[usize]]| {
             let param = LayerParameter {
@@ -89,14 +111,12 @@ mod tests {
             refusal::<SmoothL1Loss>(&param, shapes)
         };
         let sigma = SmoothL1LossParameter {
-            sigma: Some(3.),
+            sigma: Some(0.),
             ..SmoothL1LossParameter::default()
         };
         let pair: [&[usize]; 2] = [&[1, 2]; 2];
-        assert!(refused(sigma, &pair).contains("GPU"));
+        assert!(refused(sigma, &pair).starts_with("smooth_l1_loss_param.sigma: "));
         let plain = SmoothL1LossParameter::default;
-        let three: [&[usize]; 3] = [&[1, 2]; 3];
-        assert!(refused(plain(), &three).contains("GPU"));
         assert!(refused(plain(), &[&[1, 2], &[1, 3]]).starts_with("bottom: "));
     }
 }

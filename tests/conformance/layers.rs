@@ -87,7 +87,7 @@ impl Case {
                     true => shapes(&inputs),
                     false => BTreeMap::new(),
                 },
-                dialect: self.json["dialect"].as_str().and_then(Dialect::named),
+                dialect: Dialect::named(self.text("dialect")),
                 ..Options::default()
             },
             inputs,

@@ -11,6 +11,7 @@ mod check;
 mod compile;
 mod dump;
 mod inputs;
+mod layers;
 mod model;
 mod report;
 mod run;
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args, &mut sources),
         Command::Upgrade(args) => upgrade::run(&args, &mut sources),
         Command::Check(args) => check::run(&args, &mut sources),
+        Command::Layers(args) => layers::run(&args),
     };
     match outcome {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,

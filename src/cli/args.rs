@@ -45,6 +45,18 @@ pub enum Command {
     Upgrade(UpgradeArgs),
     /// Tell whether files are right, and if not where they are wrong
     Check(CheckArgs),
+    /// List the layer types: where they come from and which parameters they take
+    Layers(LayersArgs),
+}
+
+#[derive(Args)]
+pub struct LayersArgs {
+    /// With what each computes and all fields that it reads, as one Markdown document
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which net, and which of its layers.

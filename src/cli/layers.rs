@@ -14,9 +14,7 @@ pub fn run(args: &LayersArgs) -> Outcome {
     } else if args.json {
         let of = |entry: &catalog::Entry| -> Vec<Value> {
             let names = entry.names.iter();
-            let one = |(name, from): &(&str, &str)| {
-                json!({"type": name, "from": from, "parameters": entry.messages, "forks": entry.claims})
-            };
+            let one = |(name, from): &(&str, &str)| json!({"type": name, "from": from, "parameters": entry.messages, "forks": entry.claims});
             names.map(one).collect()
         };
         let types: Vec<Value> = entries.iter().flat_map(of).collect();

@@ -79,3 +79,39 @@ pub fn markdown(entries: &[Entry]) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::entries;
+    use super::*;
+
+    #[test]
+    fn the_document_is_up_to_date() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/LAYERS.md");
+        let want = markdown(&entries());
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(file, &want).unwrap();
+        }
+        let written = std::fs::read_to_string(file).unwrap();
+        assert!(
+            written == want,
+            "run `caffec layers --markdown > docs/LAYERS.md`"
+        );
+    }
+
+    #[test]
+    fn entries_say_what_their_files_say() {
+        let entries = entries();
+        for entry in &entries {
+            let (name, _) = entry.names[0];
+            assert!(entry.about().contains('`'), "{name} says nothing of itself");
+            for message in entry.messages {
+                assert!(!entry.fields(message).is_empty(), "{name}: {message}");
+            }
+        }
+        let pooling = entries.iter().find(|e| e.names[0].0 == "Pooling").unwrap();
+        let fields = pooling.fields("pooling_param");
+        assert!(fields.contains(&("kernel_size".into(), None)));
+        assert!(fields.contains(&("pad_l".into(), Some("Synopsys"))));
+    }
+}

@@ -15,6 +15,7 @@ use std::fmt::Debug;
 
 mod boxes;
 mod broadcast;
+pub mod catalog;
 mod loss;
 mod moves;
 mod recurrent;
@@ -415,7 +416,8 @@ fn run(
 
 /// Makes `enum Op` and its dispatch from the table below.
 macro_rules! layers {
-    ($($module:ident :: $layer:ident = $($name:literal)|+;)*) => {
+    ($($module:ident :: $layer:ident =
+        $($name:literal ($origin:literal))|+ : [$($message:ident),*];)*) => {
         $(pub mod $module;)*
 
         /// A layer of a known type with its parameters, or a fused element-wise node.
@@ -426,6 +428,16 @@ macro_rules! layers {
             Custom(Custom),
             /// Made by passes only: any mix of element-wise layers.
             Pointwise(Pointwise),
+        }
+
+        /// What there is to say of each type, in the order of the table.
+        pub fn entries() -> Vec<catalog::Entry> {
+            vec![$(catalog::Entry {
+                names: &[$(($name, $origin)),+],
+                messages: &[$(stringify!($message)),*],
+                claims: $module::$layer::claims(),
+                file: include_str!(concat!(stringify!($module), ".rs")),
+            }),*]
         }
 
         /// Caffe's names of the layer types that caffec knows.
@@ -630,109 +642,130 @@ macro_rules! layers {
     };
 }
 
+// Each type: its file, Caffe's names with where they come from, the messages of
+// `LayerParameter` that it reads.
 layers! {
-    abs_val::AbsVal = "AbsVal";
-    accuracy::Accuracy = "Accuracy";
-    add::Add = "Add";
-    argmax::ArgMax = "ArgMax";
-    axpy::Axpy = "Axpy";
-    batch_norm::BatchNorm = "BatchNorm" | "BatchNormScale";
-    batch_reindex::BatchReindex = "BatchReindex";
-    bias::Bias = "Bias";
-    bn::Bn = "BN";
-    bnll::Bnll = "BNLL";
-    box_group_output::BoxGroupOutput = "BoxGroupOutput";
-    box_output::BoxOutput = "BoxOutput";
-    broadcast_mul::BroadcastMul = "BroadcastMul";
-    center_grid_output::CenterGridOutput = "CenterGridOutput";
-    channel_scale::ChannelScale = "ChannelScale";
-    clip::Clip = "Clip";
-    concat::Concat = "Concat";
-    continuation_indicator::ContinuationIndicator = "ContinuationIndicator";
-    contrastive_loss::ContrastiveLoss = "ContrastiveLoss";
-    convolution::Convolution = "Convolution" | "DepthwiseConvolution" | "ConvolutionDepthwise" | "Convolution3D" | "NdConvolution";
-    crop::Crop = "Crop";
-    ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder";
-    ctpn_lstm::CtpnLstm = "Lstm";
-    data::Data = "Data";
-    decode_bbox::DecodeBBox = "DecodeBBox";
-    deconvolution::Deconvolution = "Deconvolution";
-    detection_output::DetectionOutput = "DetectionOutput";
-    dropout::Dropout = "Dropout";
-    dummy_data::DummyData = "DummyData";
-    eltwise::Eltwise = "Eltwise";
-    elu::Elu = "ELU";
-    embed::Embed = "Embed";
-    euclidean_loss::EuclideanLoss = "EuclideanLoss";
-    exp::Exp = "Exp";
-    filter::Filter = "Filter";
-    flatten::Flatten = "Flatten";
-    hard_sigmoid::HardSigmoid = "HardSigmoid";
-    hard_swish::HardSwish = "HardSwish";
-    hdf5_data::Hdf5Data = "HDF5Data";
-    hdf5_output::Hdf5Output = "HDF5Output";
-    hinge_loss::HingeLoss = "HingeLoss";
-    im2col::Im2col = "Im2col";
-    image_data::ImageData = "ImageData";
-    infogain_loss::InfogainLoss = "InfogainLoss";
-    inner_distance::InnerDistance = "InnerDistance";
-    inner_product::InnerProduct = "InnerProduct";
-    input::Input = "Input";
-    insanity::Insanity = "Insanity";
-    interp::Interp = "Interp";
-    local::Local = "Local";
-    log::Log = "Log";
-    lrn::Lrn = "LRN";
-    lstm::Lstm = "LSTM";
-    lstm_unit::LstmUnit = "LSTMUnit";
-    memory_data::MemoryData = "MemoryData";
-    mish::Mish = "Mish";
-    mul::Mul = "Mul";
-    multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss";
-    mvn::Mvn = "MVN";
-    normalize::Normalize = "Normalize" | "ChannelNormalize" | "SimpleNormalize";
-    pad::Pad = "Pad";
-    parameter::Parameter = "Parameter";
-    permute::Permute = "Permute" | "Transpose";
-    pooling::Pooling = "Pooling" | "Pooling3D";
-    power::Power = "Power";
-    prelu::PRelu = "PReLU";
-    prior_box::PriorBox = "PriorBox";
-    proposal::Proposal = "Proposal";
-    psroi_pooling::PsRoiPooling = "PSROIPooling";
-    python::Python = "Python";
-    reduction::Reduction = "Reduction";
-    relu6::Relu6 = "ReLU6";
-    relu::Relu = "ReLU";
-    reorg::Reorg = "Reorg";
-    reshape::Reshape = "Reshape";
-    resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor";
-    reverse::Reverse = "Reverse" | "Flip";
-    rnn::Rnn = "RNN";
-    roi_align::RoiAlign = "ROIAlign";
-    roi_pooling::RoiPooling = "ROIPooling";
-    scale::Scale = "Scale";
-    scale_route::ScaleRoute = "ScaleRoute";
-    selu::Selu = "SeLu";
-    shuffle_channel::ShuffleChannel = "ShuffleChannel";
-    sigmoid::Sigmoid = "Sigmoid";
-    sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss";
-    silence::Silence = "Silence";
-    slice::Slice = "Slice";
-    smooth_l1_loss::SmoothL1Loss = "SmoothL1Loss";
-    softmax::Softmax = "Softmax";
-    softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss";
-    split::Split = "Split";
-    spp::Spp = "SPP";
-    squeeze::Squeeze = "Squeeze";
-    swish::Swish = "Swish";
-    tanh::TanH = "TanH";
-    threshold::Threshold = "Threshold";
-    tile::Tile = "Tile";
-    upsample::Upsample = "Upsample" | "UpsampleDarknet";
-    window_data::WindowData = "WindowData";
-    yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput";
-    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput";
+    abs_val::AbsVal = "AbsVal" ("BVLC"): [];
+    accuracy::Accuracy = "Accuracy" ("BVLC"): [accuracy_param];
+    add::Add = "Add" ("Synopsys"): [];
+    argmax::ArgMax = "ArgMax" ("BVLC"): [argmax_param];
+    axpy::Axpy = "Axpy" ("SENet"): [];
+    batch_norm::BatchNorm = "BatchNorm" ("BVLC")
+        | "BatchNormScale" ("yuqj1991"):
+        [batch_norm_param, scale_param];
+    batch_reindex::BatchReindex = "BatchReindex" ("BVLC"): [];
+    bias::Bias = "Bias" ("BVLC"): [bias_param];
+    bn::Bn = "BN" ("SegNet"): [bn_param];
+    bnll::Bnll = "BNLL" ("BVLC"): [];
+    box_group_output::BoxGroupOutput = "BoxGroupOutput" ("Cascade R-CNN"):
+        [box_group_output_param, bbox_reg_param];
+    box_output::BoxOutput = "BoxOutput" ("MS-CNN"): [box_output_param, bbox_reg_param];
+    broadcast_mul::BroadcastMul = "BroadcastMul" ("jolibrain"): [];
+    center_grid_output::CenterGridOutput = "CenterGridOutput" ("yuqj1991"):
+        [detection_output_param];
+    channel_scale::ChannelScale = "ChannelScale" ("happynear"): [];
+    clip::Clip = "Clip" ("BVLC"): [clip_param];
+    concat::Concat = "Concat" ("BVLC"): [concat_param];
+    continuation_indicator::ContinuationIndicator = "ContinuationIndicator" ("jolibrain"):
+        [continuation_indicator_param];
+    contrastive_loss::ContrastiveLoss = "ContrastiveLoss" ("BVLC"): [contrastive_loss_param];
+    convolution::Convolution = "Convolution" ("BVLC")
+        | "DepthwiseConvolution" ("MobileNet-YOLO")
+        | "ConvolutionDepthwise" ("farmingyard")
+        | "Convolution3D" ("C3D")
+        | "NdConvolution" ("video-caffe"):
+        [convolution_param, convolution3d_param];
+    crop::Crop = "Crop" ("BVLC"): [crop_param];
+    ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder" ("yuqj1991"): [ctc_decoder_param];
+    ctpn_lstm::CtpnLstm = "Lstm" ("CTPN"): [lstm_param];
+    data::Data = "Data" ("BVLC"): [data_param, transform_param];
+    decode_bbox::DecodeBBox = "DecodeBBox" ("Cascade R-CNN"): [bbox_reg_param];
+    deconvolution::Deconvolution = "Deconvolution" ("BVLC"): [convolution_param];
+    detection_output::DetectionOutput = "DetectionOutput" ("SSD"): [detection_output_param];
+    dropout::Dropout = "Dropout" ("BVLC"): [dropout_param];
+    dummy_data::DummyData = "DummyData" ("BVLC"): [dummy_data_param];
+    eltwise::Eltwise = "Eltwise" ("BVLC"): [eltwise_param];
+    elu::Elu = "ELU" ("BVLC"): [elu_param];
+    embed::Embed = "Embed" ("BVLC"): [embed_param];
+    euclidean_loss::EuclideanLoss = "EuclideanLoss" ("BVLC"): [];
+    exp::Exp = "Exp" ("BVLC"): [exp_param];
+    filter::Filter = "Filter" ("BVLC"): [];
+    flatten::Flatten = "Flatten" ("BVLC"): [flatten_param];
+    hard_sigmoid::HardSigmoid = "HardSigmoid" ("Synopsys"): [hard_sigmoid_param];
+    hard_swish::HardSwish = "HardSwish" ("Synopsys"): [];
+    hdf5_data::Hdf5Data = "HDF5Data" ("BVLC"): [transform_param, hdf5_data_param];
+    hdf5_output::Hdf5Output = "HDF5Output" ("BVLC"): [hdf5_output_param];
+    hinge_loss::HingeLoss = "HingeLoss" ("BVLC"): [hinge_loss_param];
+    im2col::Im2col = "Im2col" ("BVLC"): [convolution_param];
+    image_data::ImageData = "ImageData" ("BVLC"): [image_data_param, transform_param];
+    infogain_loss::InfogainLoss = "InfogainLoss" ("BVLC"): [loss_param, infogain_loss_param];
+    inner_distance::InnerDistance = "InnerDistance" ("happynear"): [inner_distance_param];
+    inner_product::InnerProduct = "InnerProduct" ("BVLC"): [inner_product_param];
+    input::Input = "Input" ("BVLC"): [input_param];
+    insanity::Insanity = "Insanity" ("happynear"): [insanity_param];
+    interp::Interp = "Interp" ("DeepLab"): [interp_param];
+    local::Local = "Local" ("happynear"): [local_param];
+    log::Log = "Log" ("BVLC"): [log_param];
+    lrn::Lrn = "LRN" ("BVLC"): [lrn_param];
+    lstm::Lstm = "LSTM" ("BVLC"): [recurrent_param];
+    lstm_unit::LstmUnit = "LSTMUnit" ("BVLC"): [];
+    memory_data::MemoryData = "MemoryData" ("BVLC"): [memory_data_param];
+    mish::Mish = "Mish" ("Synopsys"): [];
+    mul::Mul = "Mul" ("Synopsys"): [];
+    multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss" ("BVLC"): [];
+    mvn::Mvn = "MVN" ("BVLC"): [mvn_param];
+    normalize::Normalize = "Normalize" ("SSD")
+        | "ChannelNormalize" ("yuqj1991")
+        | "SimpleNormalize" ("yuqj1991"):
+        [norm_param, normalize_param];
+    pad::Pad = "Pad" ("Synopsys"): [pad_param];
+    parameter::Parameter = "Parameter" ("BVLC"): [parameter_param];
+    permute::Permute = "Permute" ("SSD") | "Transpose" ("CTPN"): [transpose_param, permute_param];
+    pooling::Pooling = "Pooling" ("BVLC") | "Pooling3D" ("C3D"): [pooling_param, pooling3d_param];
+    power::Power = "Power" ("BVLC"): [power_param];
+    prelu::PRelu = "PReLU" ("BVLC"): [prelu_param];
+    prior_box::PriorBox = "PriorBox" ("SSD"): [prior_box_param];
+    proposal::Proposal = "Proposal" ("mini-caffe"): [proposal_param];
+    psroi_pooling::PsRoiPooling = "PSROIPooling" ("R-FCN"): [psroi_pooling_param];
+    python::Python = "Python" ("BVLC"): [python_param];
+    reduction::Reduction = "Reduction" ("BVLC"): [reduction_param];
+    relu6::Relu6 = "ReLU6" ("MobileNet-YOLO"): [relu6_param];
+    relu::Relu = "ReLU" ("BVLC"): [relu_param];
+    reorg::Reorg = "Reorg" ("MobileNet-YOLO"): [reorg_param];
+    reshape::Reshape = "Reshape" ("BVLC"): [reshape_param];
+    resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor" ("Synopsys"):
+        [resize_nearest_neighbor_param];
+    reverse::Reverse = "Reverse" ("CTPN") | "Flip" ("happynear"): [reverse_param, flip_param];
+    rnn::Rnn = "RNN" ("BVLC"): [recurrent_param];
+    roi_align::RoiAlign = "ROIAlign" ("MS-CNN"): [roi_pooling_param];
+    roi_pooling::RoiPooling = "ROIPooling" ("Fast R-CNN"): [roi_pooling_param];
+    scale::Scale = "Scale" ("BVLC"): [scale_param];
+    scale_route::ScaleRoute = "ScaleRoute" ("Cascade R-CNN"): [scale_route_param];
+    selu::Selu = "SeLu" ("jolibrain"): [selu_param];
+    shuffle_channel::ShuffleChannel = "ShuffleChannel" ("ShuffleNet"): [shuffle_channel_param];
+    sigmoid::Sigmoid = "Sigmoid" ("BVLC"): [];
+    sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss = "SigmoidCrossEntropyLoss" ("BVLC"):
+        [loss_param];
+    silence::Silence = "Silence" ("BVLC"): [];
+    slice::Slice = "Slice" ("BVLC"): [slice_param];
+    smooth_l1_loss::SmoothL1Loss = "SmoothL1Loss" ("SSD"): [smooth_l1_loss_param];
+    softmax::Softmax = "Softmax" ("BVLC"): [softmax_param];
+    softmax_loss::SoftmaxWithLoss = "SoftmaxWithLoss" ("BVLC"): [loss_param, softmax_param];
+    split::Split = "Split" ("BVLC"): [];
+    spp::Spp = "SPP" ("BVLC"): [spp_param];
+    squeeze::Squeeze = "Squeeze" ("Synopsys"): [squeeze_param];
+    swish::Swish = "Swish" ("BVLC"): [swish_param];
+    tanh::TanH = "TanH" ("BVLC"): [];
+    threshold::Threshold = "Threshold" ("BVLC"): [threshold_param];
+    tile::Tile = "Tile" ("BVLC"): [tile_param];
+    upsample::Upsample = "Upsample" ("SegNet")
+        | "UpsampleDarknet" ("Synopsys"):
+        [upsample_param, upsample_darknet_param];
+    window_data::WindowData = "WindowData" ("BVLC"): [window_data_param, transform_param];
+    yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput" ("MobileNet-YOLO"):
+        [yolo_detection_output_param];
+    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput" ("MobileNet-YOLO"):
+        [yolov3_detection_output_param];
 }
 
 /// See [`Layer::claims`].

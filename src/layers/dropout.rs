@@ -29,7 +29,7 @@ impl Layer for Dropout {
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.dropout_param.clone().unwrap_or_default();
+        let p = param.dropout_param.unwrap_or_default();
         let (ratio, train) = (p.dropout_ratio(), cx.phase == Phase::Train);
         Ok(Dropout {
             ratio,

@@ -82,7 +82,8 @@ mod routine {
                     }
                 }
                 let repeated = merge == 1 && before == Some(best);
-                if best != blank && !repeated && let Some(label) = labels.next() {
+                let kept = best != blank && !repeated;
+                if let Some(label) = kept.then(|| labels.next()).flatten() {
                     *label = best as f32;
                 }
                 before = Some(best);

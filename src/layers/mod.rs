@@ -715,9 +715,10 @@ layers! {
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss" ("BVLC"): [];
     mvn::Mvn = "MVN" ("BVLC"): [mvn_param];
     normalize::Normalize = "Normalize" ("SSD")
+        | "NormalizeBBox" ("OpenCV")
         | "ChannelNormalize" ("yuqj1991")
         | "SimpleNormalize" ("yuqj1991"):
-        [norm_param, normalize_param];
+        [norm_param, normalize_bbox_param, normalize_param];
     pad::Pad = "Pad" ("Synopsys"): [pad_param];
     parameter::Parameter = "Parameter" ("BVLC"): [parameter_param];
     permute::Permute = "Permute" ("SSD") | "Transpose" ("CTPN"): [transpose_param, permute_param];

@@ -1,8 +1,9 @@
 //! `Normalize` of forks: `x / norm · scale`. Three layers of that name differ in what the
 //! norm is taken of; the parameter message tells them apart, else the dialect.
 //!
-//! * SSD (`norm_param`, or none; also called ChannelNormalize): `sqrt(Σx² + eps)` over the
-//!   item, or with `across_spatial: false` over the channels at each position; outside of
+//! * SSD (`norm_param`, or none; also called ChannelNormalize, in OpenCV NormalizeBBox):
+//!   `sqrt(Σx² + eps)` over the item, or with `across_spatial: false` over the channels at each
+//!   position; outside of
 //!   the root with `add_eps_before_sqrt: false`. Blob: the scale, a scalar or, with
 //!   `channel_shared: false`, `[C]`.
 //! * happynear (`normalize_param`): over the channels at each position, `sqrt(Σx² + 1e-6)`
@@ -44,7 +45,8 @@ pub struct Scale {
 
 impl Normalize {
     fn ssd(param: &LayerParameter) -> Normalize {
-        let p = param.norm_param.clone().unwrap_or_default();
+        let p = param.norm_param.clone().or_else(|| param.normalize_bbox_param.clone());
+        let p = p.unwrap_or_default();
         Normalize {
             norm: match p.add_eps_before_sqrt() {
                 true => Norm::EpsInRoot,
@@ -81,7 +83,7 @@ impl Normalize {
 impl Layer for Normalize {
     /// Whether the scale is learned, and how gradients flow, matters to training only.
     fn claims() -> &'static [&'static str] {
-        &["norm_param", "normalize_param"]
+        &["norm_param", "normalize_bbox_param", "normalize_param"]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

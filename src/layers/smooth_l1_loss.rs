@@ -9,6 +9,7 @@
 
 use super::{Cx, Layer, loss};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
 use crate::leaf::routine::Call;
@@ -28,6 +29,12 @@ impl Layer for SmoothL1Loss {
         if p.abssum.is_some() {
             let field = "smooth_l1_loss_param.abssum";
             return Err(cx.unsupported(field, field).into());
+        }
+        // SSD's layer has no weights, and Fast R-CNN's takes one or both.
+        if cx.bottoms == 3 && cx.dialect != Some(Dialect::FastRcnn) {
+            let message = "takes 2 bottoms, or 4 with Fast R-CNN's weights";
+            let d = cx.invalid("bottom", message);
+            return Err(d.help("for one kind of weights: --dialect fast-rcnn").into());
         }
         cx.counts(2..=4, 0..=1)?;
         cx.not_in_place()?;
@@ -117,6 +124,8 @@ mod tests {
         let pair: [&[usize]; 2] = [&[1, 2]; 2];
         assert!(refused(sigma, &pair).starts_with("smooth_l1_loss_param.sigma: "));
         let plain = SmoothL1LossParameter::default;
+        let three: [&[usize]; 3] = [&[1, 2]; 3];
+        assert!(refused(plain(), &three).starts_with("bottom: takes 2 bottoms"));
         assert!(refused(plain(), &[&[1, 2], &[1, 3]]).starts_with("bottom: "));
     }
 }

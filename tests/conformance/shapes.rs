@@ -3,6 +3,7 @@
 use crate::net::{dims, load, members, state, texts};
 use crate::{Outcome, Verdict};
 use caffec::diag::{Errors, Sources};
+use caffec::frontend::Dialect;
 use caffec::ir::{Built, Graph, Options, build};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +47,12 @@ impl Shapes {
             Ok(net) => net,
             Err(errors) => return Verdict::of(&errors, &sources),
         };
-        let built = build(&net, &Options::default());
+        let fork = self.json["fork"].as_str().unwrap_or_default();
+        let options = Options {
+            dialect: (fork == "MhLiao/TextBoxes").then_some(Dialect::TextBoxes),
+            ..Options::default()
+        };
+        let built = build(&net, &options);
         let whole = built.errors.is_empty();
         if let Some(why) = self.disagreement(&built, whole) {
             return Verdict::Fail(why);

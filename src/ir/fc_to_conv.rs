@@ -13,7 +13,7 @@ use std::collections::HashSet;
 /// (`N × C` becomes `N × C × 1 × 1`); larger inputs give a map of them. Returns the
 /// names of these layers.
 ///
-/// Errors: those of [`build`] at the declared shapes; `Unsupported` for transposed
+/// Errors: those of [`build()`] at the declared shapes; `Unsupported` for transposed
 /// weights.
 pub fn fc_to_conv(net: &mut Net) -> Result<Vec<String>> {
     let built = build(net, &Options::default());

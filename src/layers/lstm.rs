@@ -1,5 +1,5 @@
 //! `LSTM`: long short-term memory over time (Caffe `lstm_layer.cpp`); bottoms, tops and
-//! state as [`recurrent`](super::recurrent) says.
+//! state as `recurrent.rs` says.
 //!
 //! With h and c of the step before, h counting times cont:
 //!

@@ -1,5 +1,5 @@
 //! `RNN`: a simple recurrent network over time (Caffe `rnn_layer.cpp`); bottoms, tops and
-//! state as [`recurrent`](super::recurrent) says.
+//! state as `recurrent.rs` says.
 //!
 //! * h = tanh(W_xh·x + b_h + W_xh_static·constant + W_hh·h), with h of the step before
 //!   times cont on the right;

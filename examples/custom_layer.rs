@@ -35,7 +35,10 @@ pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values
 ";
 
 fn prefix_sum(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-    for (from, to) in bottoms[0].chunks(sizes[0]).zip(tops[0].chunks_mut(sizes[0])) {
+    for (from, to) in bottoms[0]
+        .chunks(sizes[0])
+        .zip(tops[0].chunks_mut(sizes[0]))
+    {
         let mut sum = 0.0;
         for (y, x) in to.iter_mut().zip(from) {
             sum += x;
@@ -73,7 +76,12 @@ fn main() -> Result<()> {
         ..ir::Options::default()
     };
     let mut sources = Sources::default();
-    let net = load_net("custom.prototxt", NET.into(), &mut sources, &State::default())?;
+    let net = load_net(
+        "custom.prototxt",
+        NET.into(),
+        &mut sources,
+        &State::default(),
+    )?;
     let (graph, _notes) = ir::build(&net, &options).valid()?;
 
     let executable = caffec::compile(graph, &caffec::Options::default())?;

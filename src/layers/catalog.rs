@@ -22,7 +22,7 @@ impl Entry {
     pub fn about(&self) -> String {
         let lines = self.file.lines().map_while(|line| line.strip_prefix("//!"));
         let lines: Vec<&str> = lines.map(|l| l.strip_prefix(' ').unwrap_or(l)).collect();
-        lines.join("\n")
+        without_links(&lines.join("\n"))
     }
 
     /// The fields of one of its messages that it may be given, those of forks with the
@@ -46,6 +46,20 @@ impl Entry {
         }
         fields
     }
+}
+
+/// Links to code lead nowhere outside of its own documentation.
+fn without_links(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("](super::") {
+        match before.rsplit_once('[') {
+            Some((text, name)) => out.extend([text, name]),
+            None => out += before,
+        }
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    out + rest
 }
 
 /// The list of all types as one Markdown document.
@@ -97,6 +111,11 @@ mod tests {
             written == want,
             "run `caffec layers --markdown > docs/LAYERS.md`"
         );
+    }
+
+    #[test]
+    fn links_become_names() {
+        assert_eq!(without_links("a [`B`](super::b), [c](d)"), "a `B`, [c](d)");
     }
 
     #[test]

@@ -558,7 +558,7 @@ impl<'a> Builder<'a> {
         let counts: BTreeSet<BlobId> = self.graph.output_counts().collect();
         self.graph.outputs.extend(counts);
         if self.options.fed.is_some() {
-            self.graph.drop_unneeded();
+            self.graph.drop_unneeded(|name| self.options.feeds(name));
         }
     }
 
@@ -618,8 +618,9 @@ impl Graph {
         BlobId(self.blobs.len() as u32 - 1)
     }
 
-    /// Removes nodes, inputs and names that no output needs.
-    fn drop_unneeded(&mut self) {
+    /// Removes nodes, inputs and names that no output needs, but for inputs that the
+    /// caller `feeds`.
+    fn drop_unneeded(&mut self, feeds: impl Fn(&str) -> bool) {
         let mut needed = vec![false; self.blobs.len()];
         for output in &self.outputs {
             needed[output.0 as usize] = true;
@@ -636,6 +637,9 @@ impl Graph {
         });
         nodes.reverse();
         self.nodes = nodes;
+        for &input in &self.inputs {
+            needed[input.0 as usize] |= feeds(&self.blobs[input.0 as usize].name);
+        }
         self.inputs.retain(|b| needed[b.0 as usize]);
         self.defaults.retain(|b, _| needed[b.0 as usize]);
         self.names.retain(|_, b| needed[b.0 as usize]);

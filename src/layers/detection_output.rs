@@ -138,7 +138,9 @@ impl Layer for DetectionOutput {
                 let of = if i == 2 { "" } else { " and image" };
                 let message =
                     format!("{bottom} instead of {each} values for each of {priors} priors{of}");
-                return Err(cx.invalid(&format!("bottom[{i}]"), message).into());
+                let d = cx.invalid(&format!("bottom[{i}]"), message);
+                let help = "forks differ in the boxes of a PriorBox: --dialect textboxes has twice as many";
+                return Err(d.help(help).into());
             }
         }
         let background = usize::from(self.background < self.classes);

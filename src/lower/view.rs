@@ -346,7 +346,9 @@ impl Builder<'_> {
         }
         let src = self.blocked[blob.0 as usize].expect("a blob is made before it is read");
         let pixel = src.slices * src.h * src.w == 1;
-        let dense = pixel && (src.n == 1 || src.image == src.c as i64);
+        // With a halo, the blocks of channels are further apart.
+        let row = pixel && (src.c <= BLOCK || src.block == BLOCK as i64);
+        let dense = row && (src.n == 1 || src.image == src.c as i64);
         if dense && self.output_index(blob).is_none() {
             let view = Plain {
                 buffer: src.buffer,

@@ -7,9 +7,11 @@
 pub enum Dialect {
     Bvlc,
     C3d,
+    Caffe3d,
     CascadeRcnn,
     Ctpn,
     DeepLab,
+    FaceBoxes,
     FastRcnn,
     Happynear,
     Intel,
@@ -29,11 +31,13 @@ pub enum Dialect {
 impl Dialect {
     /// All of them with their names, in order.
     pub const ALL: &'static [(&'static str, Dialect)] = &[
+        ("3d-caffe", Dialect::Caffe3d),
         ("bvlc", Dialect::Bvlc),
         ("c3d", Dialect::C3d),
         ("cascade-rcnn", Dialect::CascadeRcnn),
         ("ctpn", Dialect::Ctpn),
         ("deeplab", Dialect::DeepLab),
+        ("faceboxes", Dialect::FaceBoxes),
         ("fast-rcnn", Dialect::FastRcnn),
         ("happynear", Dialect::Happynear),
         ("intel", Dialect::Intel),

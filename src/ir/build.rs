@@ -14,7 +14,7 @@ use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
-use crate::layers::{Cx, Feed, Op, Registry};
+use crate::layers::{Cx, Feed, Op, Registry, python};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
@@ -174,7 +174,7 @@ impl<'a> Builder<'a> {
     /// Makes inputs or a node of a layer whose bottoms are known.
     fn place(&mut self, i: usize, op: Op, bottoms: &[BlobId], cx: &Cx) -> Result<()> {
         let layer = &self.layers[i];
-        if let Some(note) = op.note() {
+        if let Some(note) = op.note().or_else(|| python::note(layer.param)) {
             let note = Diagnostic::invalid(note).at(layer.span());
             self.notes.push(note.layer(layer.name()));
         }

@@ -139,7 +139,7 @@ impl Layer for DetectionOutput {
                 let message =
                     format!("{bottom} instead of {each} values for each of {priors} priors{of}");
                 let d = cx.invalid(&format!("bottom[{i}]"), message);
-                let help = "forks differ in the boxes of a PriorBox: --dialect textboxes has twice as many";
+                let help = "forks differ in the boxes of a PriorBox: --dialect textboxes or faceboxes";
                 return Err(d.help(help).into());
             }
         }

@@ -27,14 +27,19 @@ pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
 /// Errors: the system refuses the memory.
 pub fn read_rate(bytes: usize, threads: usize) -> Result<f64> {
     let threads = threads.max(1);
-    let part = (bytes / size_of::<f32>() / threads).next_multiple_of(SUMS * LANES);
+    let part = (bytes / size_of::<f32>() / threads).max(1);
+    let part = part.next_multiple_of(SUMS * LANES);
     let mut block = Block::zeroed(part * threads)?;
     // Pages that nobody wrote would all be one page of zeros.
     block.fill(1.0);
     Ok(best_of_rounds(threads, |thread| {
         let start = Instant::now();
-        black_box(sum(&block[thread * part..][..part]));
-        (part * size_of::<f32>()) as f64 / start.elapsed().as_secs_f64() / 1e9
+        let mut times = 0;
+        while start.elapsed() < ROUND_TIME {
+            black_box(sum(black_box(&block[thread * part..][..part])));
+            times += 1;
+        }
+        (times * part * size_of::<f32>()) as f64 / start.elapsed().as_secs_f64() / 1e9
     }))
 }
 

@@ -145,14 +145,6 @@ const REFUSED: &[(&str, &str)] = &[
         "layer type `ICNetSubgraph`",
     ),
     (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_reordered",
-        "layer type `SSDDecoder`",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_updated",
-        "detection_output_param.no_permute",
-    ),
-    (
         "stephenyan1231-caffe-public.9clusters-9clusters_v0.0-hdcnn_deploy",
         "ConvolutionParameter has no field `quantization_kmean_num_cluster`",
     ),

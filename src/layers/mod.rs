@@ -771,6 +771,8 @@ layers! {
     spp::Spp = "SPP" ("BVLC"): [spp_param];
     squeeze::Squeeze = "Squeeze" ("Synopsys"): [squeeze_param];
     switch::Switch = "Switch" ("rtpose"): [];
+    ssd_decoder::SsdDecoder = "SSDDecoder" ("Synopsys"): [detection_output_param];
+    ssd_sort::SsdSort = "SSDSort" ("Synopsys"): [detection_output_param];
     swish::Swish = "Swish" ("BVLC"): [swish_param];
     tanh::TanH = "TanH" ("BVLC"): [];
     threshold::Threshold = "Threshold" ("BVLC"): [threshold_param];

@@ -56,16 +56,6 @@ const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
         &["builder"],
         "ICNetSubgraph of Synopsys: a net of its own in one layer",
     ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_reordered",
-        &["builder"],
-        "SSDDecoder and SSDSort of Synopsys: no recorded answers",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_updated",
-        &["builder"],
-        "Synopsys' DetectionOutput of bottoms that are not joined: no recorded answers",
-    ),
 ];
 
 #[derive(Debug, PartialEq)]

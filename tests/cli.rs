@@ -319,6 +319,35 @@ layer { name: "sum" type: "Eltwise" bottom: "data" bottom: "c" top: "sum" }
 }
 
 #[test]
+fn random_fillers_feed_the_same_values_in_every_run() {
+    let net = r#"
+layer { name: "dummy" type: "DummyData" top: "c"
+  dummy_data_param { shape { dim: [100, 10] } data_filler { type: "uniform" min: 2 max: 3 } } }
+layer { name: "twice" type: "Power" bottom: "c" top: "twice" power_param { scale: 2 } }
+"#;
+    let place = Place::new(&[("net.prototxt", net)]);
+    place.ok("run net.prototxt --output-dir one");
+    place.ok("run net.prototxt --output-dir two");
+    let one = place.read("one/twice.npy");
+    assert_eq!(one, place.read("two/twice.npy"));
+    assert!(one.data.iter().all(|v| (4.0..6.0).contains(v)));
+    assert!(one.data[0] != one.data[1]);
+    place.ok("run net.prototxt --batch 1 --output-dir batch");
+    assert_eq!(place.read("batch/twice.npy").data, one.data[..10]);
+    place.tensor("x.npy", &[100, 10], |i| i as f32);
+    place.ok("run net.prototxt -i x.npy --output-dir fed");
+    assert_eq!(place.read("fed/twice.npy").data[..3], [0.0, 2.0, 4.0]);
+    let wrong = net.replace("type: \"uniform\"", "type: \"uniform\" sparse: 3");
+    let place = Place::new(&[("net.prototxt", &wrong)]);
+    let message = place.fails(1, "check net.prototxt");
+    assert!(message.contains("net.prototxt:3:47"), "{message}");
+    assert!(
+        message.contains("filler `uniform` knows no `sparse`"),
+        "{message}"
+    );
+}
+
+#[test]
 fn two_blobs_of_one_file_name_are_refused() {
     let net = NET.replace("\"second\"", "\"first_ip\"");
     let place = Place::new(&[("net.prototxt", &net)]);

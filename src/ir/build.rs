@@ -10,11 +10,13 @@
 use super::labels;
 use super::sharing::Sharing;
 use super::wiring::{Layer, Wiring};
-use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
+use super::{Blob, BlobId, Count, Epilogue, FloatData, Graph, Node, ParamSpec, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
+use crate::frontend::proto::FillerParameter;
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Feed, Op, Registry};
+use crate::weights::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
@@ -270,10 +272,13 @@ impl<'a> Builder<'a> {
     /// The tops of layer `i` as inputs of the graph.
     fn inputs(&mut self, i: usize, feeds: Vec<Feed>) -> Result<()> {
         let layer = &self.layers[i];
-        let defaults: Vec<Option<f32>> = feeds.iter().map(|feed| feed.default).collect();
         let mut shapes = Vec::new();
+        let mut defaults = Vec::new();
         for (name, feed) in layer.tops().iter().zip(feeds) {
-            shapes.push(self.input_shape(layer, name, feed.shape)?);
+            let shape = self.input_shape(layer, name, feed.shape)?;
+            let fill = |filler| default_values(layer, name, shape.clone(), filler);
+            defaults.push(feed.default.map(fill).transpose()?);
+            shapes.push(shape);
         }
         check_tops_shapes(layer, &[], &shapes)?;
         let tops = self.blobs(i, shapes);
@@ -571,6 +576,19 @@ impl<'a> Builder<'a> {
             outputs.retain(|b| !idle(b));
         }
     }
+}
+
+/// What the filler gives for the input `name`, the same whenever it is asked.
+fn default_values(
+    layer: &Layer,
+    name: &str,
+    shape: Shape,
+    filler: FillerParameter,
+) -> Result<FloatData> {
+    let stream = Stream::new(1).derive(name, 0);
+    let filled = weights::fill(&ParamSpec { shape, filler }, stream);
+    let at = layer.span_of("dummy_data_param.data_filler");
+    Ok(filled.map_err(|d| d.at(at).layer(layer.name()))?)
 }
 
 /// Errors: `Invalid` for blobs without elements, on which Caffe aborts when it

@@ -216,8 +216,8 @@ pub struct Taps {
 pub struct Feed {
     /// Missing where only the data has it.
     pub shape: Option<Shape>,
-    /// The value of all elements where the caller feeds nothing.
-    pub default: Option<f32>,
+    /// What fills it where the caller feeds nothing.
+    pub default: Option<FillerParameter>,
 }
 
 /// What each layer type provides: those of the table and those that a library's user

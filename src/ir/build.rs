@@ -80,6 +80,9 @@ pub fn build(net: &Net, options: &Options) -> Built {
         layers: &layers,
         elsewhere: Layer::elsewhere(net).collect(),
         options,
+        dialect: options
+            .dialect
+            .or_else(|| Dialect::told_by(&net.param.layer)),
         wiring,
         graph: Graph::named(net.param.name()),
         names: BTreeMap::new(),
@@ -112,6 +115,7 @@ struct Builder<'a> {
     layers: &'a [Layer<'a>],
     elsewhere: Vec<Layer<'a>>,
     options: &'a Options,
+    dialect: Option<Dialect>,
     wiring: Wiring,
     graph: Graph,
     names: BTreeMap<&'a str, Name>,
@@ -150,7 +154,7 @@ impl<'a> Builder<'a> {
             bottoms: layer.bottoms().len(),
             tops: layer.tops().len(),
             in_place: layer.in_place(0),
-            dialect: self.options.dialect,
+            dialect: self.dialect,
             registry: &self.options.registry,
             span: &span,
         };

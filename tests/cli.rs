@@ -383,6 +383,43 @@ fn weights(layer: &str, blobs: &[(&[i64], Vec<f32>)]) -> Vec<u8> {
 }
 
 #[test]
+fn the_matrix_of_an_infogain_loss_comes_from_its_file() {
+    let net = r#"
+layer { name: "x" type: "Input" top: "x" top: "y" input_param { shape { dim: [1, 2] } shape { dim: [1, 1] } } }
+layer { name: "loss" type: "InfogainLoss" bottom: "x" bottom: "y" top: "loss"
+  infogain_loss_param { source: "h.binaryproto" } }
+"#;
+    let place = Place::new(&[("net.prototxt", net)]);
+    place.tensor("x.npy", &[1, 2], |_| 0.0);
+    place.tensor("y.npy", &[1, 1], |_| 1.0);
+    let run = "run net.prototxt -i x=x.npy -i y=y.npy --output-dir out";
+    let gone = place.fails(1, run);
+    let at = "net.prototxt:4:25: error: layer `loss`: the matrix `h.binaryproto` is not there";
+    assert!(gone.contains(at), "{gone}");
+    fs::write(place.path("h.binaryproto"), "no array").unwrap();
+    let bad = place.fails(1, run);
+    assert!(
+        bad.contains("net.prototxt:4:25: error: layer `loss`: "),
+        "{bad}"
+    );
+    let matrix = BlobProto {
+        data: vec![0.0, 0.0, 1.0, 2.0],
+        shape: Some(BlobShape {
+            dim: vec![1, 1, 2, 2],
+        }),
+        ..BlobProto::default()
+    };
+    fs::write(place.path("h.binaryproto"), matrix.encode_to_vec()).unwrap();
+    let three = net.replace("[1, 2]", "[1, 3]");
+    fs::write(place.path("three.prototxt"), three).unwrap();
+    let small = place.fails(1, "check three.prototxt");
+    assert!(small.contains("must be 3×3, it is of 4 values"), "{small}");
+    place.ok(run);
+    let loss = place.read("out/loss.npy").data[0];
+    assert!((loss - 3.0 * 2f32.ln()).abs() < 1e-6, "{loss}");
+}
+
+#[test]
 fn weights_must_fit() {
     let place = small();
     let first = weights(

@@ -156,6 +156,7 @@ impl<'a> Builder<'a> {
             in_place: layer.in_place(0),
             dialect: self.dialect,
             registry: &self.options.registry,
+            file: layer.file,
             span: &span,
         };
         let op = Op::from_param(layer.param, &cx);
@@ -596,7 +597,8 @@ fn default_values(
 }
 
 /// Errors: `Invalid` for blobs without elements, on which Caffe aborts when it
-/// runs, and for in-place layers that would change the shape.
+/// runs, and for in-place layers that would change the shape, but for axes of size 1 up
+/// to the old four.
 fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result<()> {
     for (t, shape) in tops.iter().enumerate().take(layer.tops().len()) {
         let name = &layer.tops()[t];
@@ -604,7 +606,8 @@ fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result
             let message = format!("top `{name}` would be {shape}, without any element");
             return Err(layer.invalid(&format!("top[{t}]"), message).into());
         }
-        if layer.in_place(t) && bottoms[t] != *shape {
+        let kept = |bottom: &Shape| bottom == shape || bottom.nchw().is_some_and(|d| d == **shape);
+        if layer.in_place(t) && !kept(&bottoms[t]) {
             let message = format!(
                 "cannot work in place: `{name}` of {} would become {shape}",
                 bottoms[t]

@@ -41,6 +41,8 @@ pub struct Cx<'a> {
     pub dialect: Option<Dialect>,
     /// The types beside those of the table.
     pub registry: &'a Registry,
+    /// The array in the file that the layer names, if it was read.
+    pub file: Option<&'a [f32]>,
     /// Finds the place of a field of the layer, for example
     /// `convolution_param.stride`; the layer's own place where the field is absent.
     pub span: &'a dyn Fn(&str) -> Option<Span>,

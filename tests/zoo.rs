@@ -117,30 +117,6 @@ const REFUSED: &[(&str, &str)] = &[
         "unknown V0 layer type `locally_connected`",
     ),
     (
-        "caffe_rtpose.model-coco-pose_deploy_linevec",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_copy_4sg_resize",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_linevec_1",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_linevec_2",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_linevec_switch",
-        "LayerParameter has no field `render_param`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_resize",
-        "layer type `ImResize`",
-    ),
-    (
         "caffe_train.detector-Full_640x640-Centerface_v2_deploy",
         "layer type `CenternetDetectionOutput`",
     ),
@@ -158,7 +134,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "cascade-rcnn.coco-res50-15s-800-fpn-cascade-deploy",
-        "type Concat after `proposals_fpn2`, of counted blobs",
+        "a blob of 256000×256×7×7 elements",
     ),
     (
         "colorization_flow_caffe.alexnet_deploy_fc",

@@ -88,6 +88,7 @@ pub fn build(net: &Net, options: &Options) -> Built {
         names: BTreeMap::new(),
         storage: Vec::new(),
         sharing: Sharing::default(),
+        sums: BTreeMap::new(),
         incomplete: Vec::new(),
         notes,
         errors: Vec::new(),
@@ -123,6 +124,8 @@ struct Builder<'a> {
     /// shape.
     storage: Vec<Option<BlobId>>,
     sharing: Sharing,
+    /// Of each sum of counts and a number the blob that has it.
+    sums: BTreeMap<(Vec<BlobId>, usize), BlobId>,
     incomplete: Vec<Incomplete>,
     notes: Vec<Diagnostic>,
     errors: Vec<Diagnostic>,
@@ -179,7 +182,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Makes inputs or a node of a layer whose bottoms are known.
-    fn place(&mut self, i: usize, op: Op, bottoms: &[BlobId], cx: &Cx) -> Result<()> {
+    fn place(&mut self, i: usize, mut op: Op, bottoms: &[BlobId], cx: &Cx) -> Result<()> {
         let layer = &self.layers[i];
         if let Some(note) = op.note() {
             let note = Diagnostic::invalid(note).at(layer.span());
@@ -201,6 +204,10 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let shared = op.shares_storage();
+        if let Op::Concat(concat) = &mut op {
+            let count = |&b: &BlobId| self.graph[b].count.map(|count| count.axis);
+            concat.find_counted(&bottoms.iter().map(count).collect::<Vec<_>>(), &shapes);
+        }
         let (known, counts) = self.counts(layer, &op, bottoms, &tops)?;
         let tops = self.blobs(i, tops);
         let mut made = tops.clone();
@@ -212,8 +219,14 @@ impl<'a> Builder<'a> {
             let count = self
                 .graph
                 .add_blob(&format!("{name}_count"), Shape::new([1])?);
+            let mut blob = count;
+            if let Op::Concat(_) = op {
+                // Blobs joined of parts with the same counts have as many elements.
+                let fixed = bottoms.iter().filter(|&&b| self.graph[b].count.is_none());
+                let fixed = fixed.map(|&b| self.graph.shape(b)[axis]).sum();
+                blob = *self.sums.entry((counts.clone(), fixed)).or_insert(count);
+            }
             for &top in &tops {
-                let blob = count;
                 self.graph[top].count = Some(Count { axis, blob });
             }
             made.push(count);

@@ -5,7 +5,7 @@ use crate::diag::{Diagnostic, Errors, Result};
 use crate::frontend::Net;
 use crate::frontend::proto::{ConvolutionParameter, LayerParameter};
 use crate::layers::Op;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Makes each InnerProduct layer over channels, height and width a Convolution whose
 /// kernel is its whole bottom as the file declares the inputs, and those that read
@@ -18,19 +18,24 @@ use std::collections::HashSet;
 pub fn fc_to_conv(net: &mut Net) -> Result<Vec<String>> {
     let built = build(net, &Options::default());
     let graph = Errors::none_or(built.errors, built.graph)?;
-    let bottom = |layer: &LayerParameter| -> Option<Shape> {
-        let node = graph.nodes.iter().find(|node| {
-            let same = node.name == layer.name() && graph[node.tops[0]].name == layer.top[0];
-            same && matches!(node.op, Op::InnerProduct(_))
-        })?;
-        Some(graph.shape(node.bottoms[0]).clone())
+    let products = graph.nodes.iter();
+    let products = products.filter(|node| matches!(node.op, Op::InnerProduct(_)));
+    // Shapes of their bottoms, by the names of layer and top.
+    let mut bottoms: HashMap<(&str, &str), &Shape> = HashMap::new();
+    for node in products {
+        let key = (node.name.as_str(), graph[node.tops[0]].name.as_str());
+        bottoms.entry(key).or_insert(graph.shape(node.bottoms[0]));
+    }
+    let bottom = |layer: &LayerParameter| -> Option<&Shape> {
+        let top = layer.top.first()?;
+        bottoms.get(&(layer.name(), top.as_str())).copied()
     };
     // Blobs that have height and width now and had none.
     let mut maps: HashSet<String> = HashSet::new();
     let mut done = Vec::new();
     for (i, layer) in net.param.layer.iter_mut().enumerate() {
         let reads_map = layer.bottom.iter().any(|b| maps.contains(b));
-        let kernel = match (layer.r#type(), bottom(layer).as_deref()) {
+        let kernel = match (layer.r#type(), bottom(layer).map(Shape::dims)) {
             ("InnerProduct", Some(&[_, _, h, w])) => Some((h, w)),
             ("InnerProduct", Some(&[_, _])) if reads_map => Some((1, 1)),
             _ => None,

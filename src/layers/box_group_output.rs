@@ -107,8 +107,8 @@ impl Layer for BoxGroupOutput {
 
 /// Pasted into emitted source.
 mod routine {
-    use super::box_output::{Region, decode, share, write};
-    use super::boxes::{descending, keep, max, min, ranked_by};
+    use super::box_output::{Region, decode, select, share, write};
+    use super::boxes::{max, min};
 
     // Of regions from x, y to x, y.
     fn overlap(a: &Region, b: &Region, of: usize) -> f32 {
@@ -125,7 +125,6 @@ mod routine {
     }
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let [of, before, after] = [sizes[0], sizes[1], sizes[2]];
         let [images, classes] = [sizes[3], sizes[4]];
         let mut rows = Vec::new();
         for image in 0..images {
@@ -153,13 +152,8 @@ mod routine {
                     }
                 }
             }
-            let order = |a: usize, b: usize| descending(regions[a][4], regions[b][4]);
-            let mut candidates = ranked_by(regions.len(), order);
-            candidates.truncate(before);
-            let suppresses =
-                |a: usize, b: usize| overlap(&regions[a], &regions[b], of) > values[1];
-            for i in keep(&candidates, after, suppresses) {
-                let [x1, y1, x2, y2, score] = regions[i];
+            let overlap = |a: &Region, b: &Region| overlap(a, b, sizes[0]);
+            for [x1, y1, x2, y2, score] in select(&regions, sizes, values, overlap) {
                 rows.push([image as f32, x1, y1, x2, y2, score]);
             }
         }

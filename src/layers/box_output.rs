@@ -175,6 +175,21 @@ pub mod routine {
         }
     }
 
+    // The best regions of an image that no better one suppresses.
+    pub fn select(
+        regions: &[Region],
+        sizes: &[usize],
+        values: &[f32],
+        overlap: impl Fn(&Region, &Region) -> f32,
+    ) -> Vec<Region> {
+        let order = |a: usize, b: usize| descending(regions[a][4], regions[b][4]);
+        let mut candidates = ranked_by(regions.len(), order);
+        candidates.truncate(sizes[1]);
+        let suppresses = |a: usize, b: usize| overlap(&regions[a], &regions[b]) > values[1];
+        let kept = keep(&candidates, sizes[2], suppresses);
+        kept.into_iter().map(|i| regions[i]).collect()
+    }
+
     // Writes image and corners, and with them the scores into a second top.
     pub fn write(rows: &[[f32; 6]], tops: &mut [&mut [f32]]) {
         let Some((count, tops)) = tops.split_last_mut() else { return };
@@ -202,7 +217,6 @@ pub mod routine {
     }
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let [of, before, after] = [sizes[0], sizes[1], sizes[2]];
         let [images, classes] = [sizes[3], sizes[4] - 4];
         let mut rows = Vec::new();
         for image in 0..images {
@@ -229,13 +243,8 @@ pub mod routine {
                 }
             }
             regions.reverse();
-            let order = |a: usize, b: usize| descending(regions[a][4], regions[b][4]);
-            let mut candidates = ranked_by(regions.len(), order);
-            candidates.truncate(before);
-            let suppresses =
-                |a: usize, b: usize| overlap(&regions[a], &regions[b], of) > values[1];
-            for i in keep(&candidates, after, suppresses) {
-                let [x, y, w, h, score] = regions[i];
+            let overlap = |a: &Region, b: &Region| overlap(a, b, sizes[0]);
+            for [x, y, w, h, score] in select(&regions, sizes, values, overlap) {
                 rows.push([image as f32, x, y, x + w, y + h, score]);
             }
         }

@@ -67,6 +67,29 @@ pub mod routine {
         cell(bounds.0.floor())..cell(bounds.1.ceil())
     }
 
+    // Pools each region of bottom 1, image and corners, from the maps of its image in
+    // bottom 0 into its part of the top; fault 1 where there is no such image. The first
+    // sizes are those of bottom 0.
+    pub fn each_region(
+        bottoms: &[&[f32]],
+        tops: &mut [&mut [f32]],
+        sizes: &[usize],
+        pool: impl Fn(&[f32], &[f32], &mut [f32]),
+    ) {
+        let len = sizes[1] * sizes[2] * sizes[3];
+        let [top, fault] = tops else { return };
+        fault[0] = 0.0;
+        let each = top.len() / (bottoms[1].len() / 5);
+        for (y, region) in top.chunks_exact_mut(each).zip(bottoms[1].chunks_exact(5)) {
+            if region[0] > -1.0 && region[0] < sizes[0] as f32 {
+                pool(&bottoms[0][region[0] as usize * len..], region, y);
+            } else {
+                y.fill(f32::NAN);
+                fault[0] = 1.0;
+            }
+        }
+    }
+
     // Writes the rows and gives how many there are; the other elements become 0.
     pub fn write_rows(rows: &[Vec<f32>], top: &mut [f32]) -> f32 {
         let (written, rest) = top.split_at_mut(rows.iter().map(Vec::len).sum());

@@ -5,11 +5,10 @@
 //! * `offset` is where the part begins: 0, one number for all axes from `axis` on, or one
 //!   for each.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Moves};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
-use crate::leaf::routine::Call;
 
 #[derive(Clone, Debug)]
 pub struct Crop {
@@ -77,35 +76,16 @@ impl Layer for Crop {
         Ok(vec![Shape::new(dims)?])
     }
 
-    fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
-        let mut sizes = bottoms[0].to_vec();
-        sizes.extend(tops[0].iter());
-        sizes.extend(self.offsets(&bottoms[0]));
-        Some(Call::new(routine!("crop"), sizes, Vec::new()))
-    }
-}
-
-/// Pasted into emitted source.
-mod routine {
-    /// `sizes`: of the bottom, of the top, where the part begins; as many as there are
-    /// axes.
-    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-        let axes = sizes.len() / 3;
-        let (input, rest) = sizes.split_at(axes);
-        let (output, offset) = rest.split_at(axes);
-        let last = axes - 1;
-        if tops[0].is_empty() {
-            return;
+    fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
+        let (data, like) = (&bottoms[0], &bottoms[1]);
+        let start = data.axis(self.axis).ok()?;
+        let mut moves = Moves::identity(data);
+        for (axis, offset) in self.offsets(data).into_iter().enumerate().skip(start) {
+            let (extent, stride) = &mut moves.axes[axis];
+            moves.base += offset as i64 * *stride;
+            *extent = like[axis];
         }
-        for (row, to) in tops[0].chunks_mut(output[last]).enumerate() {
-            let (mut row, mut from, mut step) = (row, offset[last], input[last]);
-            for axis in (0..last).rev() {
-                from += (row % output[axis] + offset[axis]) * step;
-                row /= output[axis];
-                step *= input[axis];
-            }
-            to.copy_from_slice(&bottoms[0][from..from + to.len()]);
-        }
+        Some(moves)
     }
 }
 

@@ -699,6 +699,7 @@ layers! {
     hdf5_output::Hdf5Output = "HDF5Output" ("BVLC"): [hdf5_output_param];
     hinge_loss::HingeLoss = "HingeLoss" ("BVLC"): [hinge_loss_param];
     im2col::Im2col = "Im2col" ("BVLC"): [convolution_param];
+    im_resize::ImResize = "ImResize" ("rtpose"): [imresize_param];
     image_data::ImageData = "ImageData" ("BVLC"): [image_data_param, transform_param];
     infogain_loss::InfogainLoss = "InfogainLoss" ("BVLC"): [loss_param, infogain_loss_param];
     inner_distance::InnerDistance = "InnerDistance" ("happynear"): [inner_distance_param];
@@ -711,11 +712,13 @@ layers! {
     lrn::Lrn = "LRN" ("BVLC"): [lrn_param];
     lstm::Lstm = "LSTM" ("BVLC"): [recurrent_param];
     lstm_unit::LstmUnit = "LSTMUnit" ("BVLC"): [];
+    maximum::Maximum = "Maximum" ("rtpose"): [];
     memory_data::MemoryData = "MemoryData" ("BVLC"): [memory_data_param];
     mish::Mish = "Mish" ("Synopsys"): [];
     mul::Mul = "Mul" ("Synopsys"): [];
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss" ("BVLC"): [];
     mvn::Mvn = "MVN" ("BVLC"): [mvn_param];
+    nms::Nms = "Nms" ("rtpose"): [nms_param];
     normalize::Normalize = "Normalize" ("SSD")
         | "NormalizeBBox" ("OpenCV")
         | "ChannelNormalize" ("yuqj1991")
@@ -734,6 +737,7 @@ layers! {
     reduction::Reduction = "Reduction" ("BVLC"): [reduction_param];
     relu6::Relu6 = "ReLU6" ("MobileNet-YOLO"): [relu6_param];
     relu::Relu = "ReLU" ("BVLC"): [relu_param];
+    render::Render = "Render" ("rtpose"): [render_param];
     reorg::Reorg = "Reorg" ("MobileNet-YOLO"): [reorg_param];
     reshape::Reshape = "Reshape" ("BVLC"): [reshape_param];
     resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor" ("Synopsys"):
@@ -757,6 +761,7 @@ layers! {
     split::Split = "Split" ("BVLC"): [];
     spp::Spp = "SPP" ("BVLC"): [spp_param];
     squeeze::Squeeze = "Squeeze" ("Synopsys"): [squeeze_param];
+    switch::Switch = "Switch" ("rtpose"): [];
     swish::Swish = "Swish" ("BVLC"): [swish_param];
     tanh::TanH = "TanH" ("BVLC"): [];
     threshold::Threshold = "Threshold" ("BVLC"): [threshold_param];

@@ -23,6 +23,12 @@ impl Moves {
         }
     }
 
+    /// Each element where it is.
+    pub fn identity(bottom: &Shape) -> Moves {
+        let order: Vec<usize> = (0..bottom.len()).collect();
+        Moves::permuted(bottom, &order)
+    }
+
     /// The same with as few axes as there can be.
     pub fn merged(&self) -> Moves {
         let mut axes: Vec<(usize, i64)> = Vec::new();

@@ -67,22 +67,10 @@ impl Layer for PsRoiPooling {
 
 /// Pasted into emitted source.
 mod routine {
-    use super::boxes::part;
+    use super::boxes::{each_region, part};
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let len = sizes[1] * sizes[2] * sizes[3];
-        let [top, fault] = tops else { return };
-        fault[0] = 0.0;
-        let each = top.len() / (bottoms[1].len() / 5);
-        for (y, region) in top.chunks_exact_mut(each).zip(bottoms[1].chunks_exact(5)) {
-            if region[0] > -1.0 && region[0] < sizes[0] as f32 {
-                let maps = &bottoms[0][region[0] as usize * len..];
-                one(maps, region, y, sizes, values);
-            } else {
-                y.fill(f32::NAN);
-                fault[0] = 1.0;
-            }
-        }
+        each_region(bottoms, tops, sizes, |maps, region, y| one(maps, region, y, sizes, values));
     }
 
     // One region of the maps of its image.

@@ -17,7 +17,7 @@
 
 use super::boxes::routine as boxes;
 use super::proposal::anchors;
-use super::{Cx, Layer};
+use super::{Cx, Layer, Moves};
 use crate::diag::Result;
 use crate::frontend::proto::{LayerParameter, Phase};
 use crate::ir::Shape;
@@ -146,10 +146,9 @@ impl Layer for Python {
         matches!(self, Python::Proposal(_)).then_some(0)
     }
 
-    fn moves(&self, bottoms: &[Shape]) -> Option<super::Moves> {
-        let order: Vec<usize> = (0..bottoms[0].len()).collect();
+    fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
         let dropout = matches!(self, Python::SpatialDropout);
-        dropout.then(|| super::Moves::permuted(&bottoms[0], &order))
+        dropout.then(|| Moves::identity(&bottoms[0]))
     }
 
     fn is_view(&self) -> bool {

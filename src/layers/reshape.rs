@@ -121,12 +121,8 @@ impl Layer for Reshape {
 
     fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
         let r = self.pixelshuffler;
-        let whole = |len: usize| Moves {
-            base: 0,
-            axes: vec![(len, 1)],
-        };
         let (&[n, c, h, w], false) = (bottoms[0].dims(), r == 1) else {
-            return Some(whole(bottoms[0].count()));
+            return Some(Moves::identity(&bottoms[0]));
         };
         let plane = h * w;
         let axes = [

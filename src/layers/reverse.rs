@@ -47,8 +47,7 @@ impl Layer for Reverse {
 
     fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
         let bottom = &bottoms[0];
-        let order: Vec<usize> = (0..bottom.len()).collect();
-        let mut moves = Moves::permuted(bottom, &order);
+        let mut moves = Moves::identity(bottom);
         for &axis in &self.axes {
             let (extent, stride) = &mut moves.axes[bottom.axis(axis).ok()?];
             moves.base += (*extent as i64 - 1) * *stride;

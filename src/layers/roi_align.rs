@@ -6,6 +6,7 @@
 //!   for regions without extent. A region of an image that is not there is an error,
 //!   found when the net runs.
 
+use super::boxes::routine as boxes;
 use super::roi_pooling::{NO_IMAGE, pooled, regions};
 use super::{Cx, Layer};
 use crate::diag::Result;
@@ -58,30 +59,20 @@ impl Layer for RoiAlign {
         let [h, w] = self.pooled;
         let sizes = vec![images, channels, height, width, h, w];
         let values = vec![self.scale, self.pad_ratio];
-        let call = Call::new(routine!("roi_align"), sizes, values);
+        let call = Call::new(routine!("roi_align", "boxes"), sizes, values);
         Some(call.faults(&[NO_IMAGE]))
     }
 }
 
 /// Pasted into emitted source.
 mod routine {
+    use super::boxes::each_region;
+
     // Two neighbours, and the share of the second.
     type Sample = (usize, usize, f32);
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        let len = sizes[1] * sizes[2] * sizes[3];
-        let [top, fault] = tops else { return };
-        fault[0] = 0.0;
-        let each = top.len() / (bottoms[1].len() / 5);
-        for (y, region) in top.chunks_exact_mut(each).zip(bottoms[1].chunks_exact(5)) {
-            if region[0] > -1.0 && region[0] < sizes[0] as f32 {
-                let maps = &bottoms[0][region[0] as usize * len..];
-                one(maps, region, y, sizes, values);
-            } else {
-                y.fill(f32::NAN);
-                fault[0] = 1.0;
-            }
-        }
+        each_region(bottoms, tops, sizes, |maps, region, y| one(maps, region, y, sizes, values));
     }
 
     // One region of the maps of its image.

@@ -2,7 +2,7 @@
 //!
 //! Those named by `axis` (negative ones count from the end), or all of them.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Moves};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
@@ -44,9 +44,8 @@ impl Layer for Squeeze {
         Ok(vec![cx.locate("bottom", Shape::new(dims))?])
     }
 
-    fn moves(&self, bottoms: &[Shape]) -> Option<super::Moves> {
-        let order: Vec<usize> = (0..bottoms[0].len()).collect();
-        Some(super::Moves::permuted(&bottoms[0], &order))
+    fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
+        Some(Moves::identity(&bottoms[0]))
     }
 
     fn shares_storage(&self) -> bool {

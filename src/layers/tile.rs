@@ -3,11 +3,10 @@
 //! * bottom: any shape with the axis. Top: the same with `tiles` times as many elements
 //!   along `axis`.
 
-use super::{Cx, Layer};
+use super::{Cx, Layer, Moves};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::Shape;
-use crate::leaf::routine::Call;
 
 #[derive(Clone, Debug)]
 pub struct Tile {
@@ -37,22 +36,14 @@ impl Layer for Tile {
         Ok(vec![cx.locate("tile_param", Shape::new(dims))?])
     }
 
-    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
-        let axis = bottoms[0].axis(self.axis).expect("inferred before");
+    fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
+        let axis = bottoms[0].axis(self.axis).ok()?;
         let outer = bottoms[0].count_of(0..axis);
-        Some(Call::new(routine!("tile"), Vec::new(), Vec::new()).cut(outer.max(1)))
-    }
-}
-
-/// Pasted into emitted source.
-mod routine {
-    /// As many copies as the top has room for.
-    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], _sizes: &[usize], _values: &[f32]) {
-        if !bottoms[0].is_empty() {
-            for copy in tops[0].chunks_mut(bottoms[0].len()) {
-                copy.copy_from_slice(bottoms[0]);
-            }
-        }
+        let inner = bottoms[0].count_of(axis..bottoms[0].len());
+        Some(Moves {
+            base: 0,
+            axes: vec![(outer, inner as i64), (self.tiles, 0), (inner, 1)],
+        })
     }
 }
 

@@ -26,6 +26,20 @@ pub mod routine {
         [center, exp(f64::from(log)) as f32 * anchor / whole]
     }
 
+    // Calls `each` with the cell and the anchor of every box of some maps, and with its
+    // values, of which there are so many.
+    pub fn boxes(
+        maps: &[f32],
+        [images, cells, anchors, values]: [usize; 4],
+        mut each: impl FnMut(usize, usize, &dyn Fn(usize) -> f32),
+    ) {
+        for at in 0..images * cells * anchors {
+            let (image, cell, anchor) = (at / anchors / cells, at / anchors % cells, at % anchors);
+            let first = (image * anchors + anchor) * values;
+            each(cell, anchor, &|value| maps[(first + value) * cells + cell]);
+        }
+    }
+
     fn overlap(a: &[f32; 4], b: &[f32; 4]) -> f32 {
         let along = |i: usize| {
             let [low_a, low_b] = [a, b].map(|p| p[i] - p[i + 2] / 2.0);

@@ -90,7 +90,7 @@ impl Layer for YoloDetectionOutput {
 /// Pasted into emitted source.
 mod routine {
     use super::math::exp;
-    use super::yolo::{Found, place, sigmoid, write};
+    use super::yolo::{Found, boxes, place, sigmoid, write};
 
     // The first class of the largest share in a softmax, and its share.
     fn best(classes: &[f32]) -> (usize, f32) {
@@ -114,11 +114,8 @@ mod routine {
         for (bottom, map) in bottoms.iter().zip(maps) {
             let [images, side] = [map[0], map[1]];
             let cells = side * side;
-            for at in 0..images * cells * anchors.len() {
-                let (image, cell, n) =
-                    (at / anchors.len() / cells, at / anchors.len() % cells, at % anchors.len());
-                let first = (image * anchors.len() + n) * (5 + classes);
-                let value = |channel: usize| bottom[(first + channel) * cells + cell];
+            let counts = [images, cells, anchors.len(), 5 + classes];
+            boxes(bottom, counts, |cell, n, value| {
                 let scores: Vec<f32> = (0..classes).map(|class| value(5 + class)).collect();
                 let (class, share) = best(&scores);
                 let score = sigmoid(value(4)) * share;
@@ -130,7 +127,7 @@ mod routine {
                     let place = [x, y, w, h];
                     found.push(Found { place, score, class });
                 }
-            }
+            });
         }
         write(&found, values[1], sizes[1], tops);
     }

@@ -118,7 +118,7 @@ impl Layer for Yolov3DetectionOutput {
 
 /// Pasted into emitted source.
 mod routine {
-    use super::yolo::{Found, place, sigmoid, write};
+    use super::yolo::{Found, boxes, place, sigmoid, write};
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
         let (classes, maps) = (sizes[0], sizes[1..].chunks_exact(5));
@@ -128,11 +128,8 @@ mod routine {
             let [images, height, width, scale] = [map[0], map[1], map[2], map[3]];
             let cells = height * width;
             let anchors: Vec<&[f32]> = anchors.by_ref().take(map[4]).collect();
-            for at in 0..images * cells * anchors.len() {
-                let (image, cell, n) =
-                    (at / anchors.len() / cells, at / anchors.len() % cells, at % anchors.len());
-                let first = (image * anchors.len() + n) * (5 + classes);
-                let value = |channel: usize| bottom[(first + channel) * cells + cell];
+            let counts = [images, cells, anchors.len(), 5 + classes];
+            boxes(bottom, counts, |cell, n, value| {
                 let axis = |i: usize, at: usize, len: usize| {
                     let whole = (len * scale) as f32;
                     place(at, len, value(i), value(i + 2), anchors[n][i], whole)
@@ -147,7 +144,7 @@ mod routine {
                         found.push(Found { place, score, class });
                     }
                 }
-            }
+            });
         }
         write(&found, values[1], sizes[1], tops);
     }

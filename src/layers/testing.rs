@@ -64,6 +64,7 @@ pub fn infer_as<L: Layer>(
             .is_some_and(|b| param.top.first() == Some(b)),
         dialect,
         registry: &Registry::default(),
+        file: None,
         span: &span,
     };
     let made = L::from_param(param, &cx).and_then(|layer| {

@@ -431,6 +431,7 @@ mod tests {
             in_place: false,
             dialect: None,
             registry: &super::super::Registry::default(),
+            file: None,
             span: &|_| None,
         };
         let found = stand_in(&param, &cx).map_err(|e| e.0[0].message.clone())?;

@@ -93,10 +93,6 @@ const REFUSED: &[(&str, &str)] = &[
         "VNet.Prototxt-train_noPooling_ResNet_cinque",
         "class `DiceLoss` of the Python module `pyLayer`",
     ),
-    (
-        "bvlc.crfasrnn_segmentation-TVG_CRFRNN_new_deploy",
-        "layer type `MultiStageMeanfield`",
-    ),
     ("bvlc.deconv_deploy", "layer type `Unpooling`"),
     (
         "bvlc.deepface-deepface",
@@ -125,14 +121,6 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "colorization_flow_caffe.alexnet_deploy_fc",
         "layer type `ColorConv`",
-    ),
-    (
-        "crfasrnn.matlab-scripts-TVG_CRFRNN_COCO_VOC",
-        "layer type `MultiStageMeanfield`",
-    ),
-    (
-        "crfasrnn.matlab-scripts-TVG_CRFRNN_new_deploy",
-        "layer type `MultiStageMeanfield`",
     ),
     (
         "forward-caffe.res-l2norm_layer-deploy",

@@ -20,8 +20,8 @@ pub const FILLERS: &[&str] = &[
     "bilinear",
 ];
 
-/// What a layer may give its own square blobs: a value on the diagonal, else 0. No file may
-/// name it.
+/// What a layer may give its own square blobs: a value on the diagonal, else 0. It is no
+/// name of Caffe's.
 pub const DIAGONAL: &str = "(diagonal)";
 
 /// The values that the parameter's filler gives, drawn from `stream`.

@@ -1,9 +1,11 @@
 //! `Python`: a layer that is a class in a Python module (Caffe `python_layer.hpp`).
 //!
-//! What it does is not in the model's files. Two classes are known all the same, since so
-//! many models have them. `SpatialDropoutLayer` of ENet hands its bottom on in phase TEST.
-//! `ProposalLayer` of py-faster-rcnn (`lib/rpn/proposal_layer.py`) has the settings of its
-//! `config.py`:
+//! What it does is not in the model's files. Some classes are known all the same, with the
+//! settings of their `config.py`. `SpatialDropoutLayer` of ENet hands its bottom on in phase
+//! TEST, and `MaskLayer` of MNC (`mask_layer.py`) makes of `R × 441` masks of `R × 1 × 21 × 21`.
+//!
+//! `ProposalLayer` of py-faster-rcnn (`lib/rpn/proposal_layer.py`), of which MNC's differs in
+//! training only:
 //!
 //! * bottoms: scores `1 × 2A × H × W`, background first; offsets `1 × 4A × H × W`;
 //!   height, width and scale of the picture.
@@ -14,6 +16,13 @@
 //! A box below 16 pixels of the original picture goes; of the best 6,000 (12,000 in
 //! phase TRAIN) those stay that no better one overlaps by more than 0.7, at most 300
 //! (2,000). Of equal scores the later one comes first.
+//!
+//! `StageBridgeLayer` of MNC (`stage_bridge_layer.py`), in phase TEST: regions moved by the
+//! offsets of their best class, of equals the first, and cut to the picture.
+//!
+//! * bottoms: regions `R × 5`; offsets `R × 4K`; scores `R × K`; height, width and scale of
+//!   the picture.
+//! * top `R × 5`: image 0 and corners.
 
 use super::boxes::routine as boxes;
 use super::proposal::anchors;
@@ -28,7 +37,12 @@ use crate::leaf::routine::Call;
 pub enum Python {
     SpatialDropout,
     Proposal(Proposal),
+    Mask,
+    StageBridge,
 }
+
+/// Height and width of MNC's masks.
+const MASK: usize = 21;
 
 #[derive(Clone, Debug)]
 pub struct Proposal {
@@ -62,13 +76,19 @@ fn dictionary(text: &str) -> Option<Vec<(String, Vec<f32>)>> {
 }
 
 impl Layer for Python {
-    /// Errors: `Unsupported`, naming module and class, for all but the known one.
+    /// Errors: `Unsupported`, naming module and class, for all but the known ones.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.python_param.clone().unwrap_or_default();
         let class = (p.module().rsplit('.').next().unwrap_or_default(), p.layer());
-        if class == ("spatial_dropout", "SpatialDropoutLayer") && cx.phase == Phase::Test {
-            cx.counts(1..=1, 1..=1)?;
-            return Ok(Python::SpatialDropout);
+        let tested = match class {
+            ("spatial_dropout", "SpatialDropoutLayer") => Some((1, Python::SpatialDropout)),
+            ("mask_layer", "MaskLayer") => Some((1, Python::Mask)),
+            ("stage_bridge_layer", "StageBridgeLayer") => Some((4, Python::StageBridge)),
+            _ => None,
+        };
+        if let Some((bottoms, layer)) = tested.filter(|_| cx.phase == Phase::Test) {
+            cx.counts(bottoms..=bottoms, 1..=1)?;
+            return Ok(layer);
         }
         if class != ("proposal_layer", "ProposalLayer") {
             let message = format!(
@@ -92,6 +112,8 @@ impl Layer for Python {
                 "feat_stride" => stride = value,
                 "scales" => scales = value,
                 "ratios" => ratios = value,
+                // Of MNC's gradients.
+                "gradient_scale" | "use_clip" | "clip_base" => {}
                 other => return Err(cx.unsupported(field, format!("`{other}`")).into()),
             }
         }
@@ -114,8 +136,11 @@ impl Layer for Python {
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        let Python::Proposal(proposal) = self else {
-            return Ok(vec![bottoms[0].clone()]);
+        let proposal = match self {
+            Python::Proposal(proposal) => proposal,
+            Python::SpatialDropout => return Ok(vec![bottoms[0].clone()]),
+            Python::Mask => return masks(&bottoms[0], cx),
+            Python::StageBridge => return bridge(bottoms, cx),
         };
         let each = proposal.anchors.len();
         let &[1, channels, height, width] = bottoms[0].dims() else {
@@ -146,21 +171,29 @@ impl Layer for Python {
         matches!(self, Python::Proposal(_)).then_some(0)
     }
 
+    /// Region by region.
+    fn carries(&self, bottom: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        let regions = matches!(self, Python::StageBridge) && bottom < 3 && axis == 0;
+        regions.then_some(0)
+    }
+
     fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
-        let dropout = matches!(self, Python::SpatialDropout);
-        dropout.then(|| Moves::identity(&bottoms[0]))
+        self.is_view().then(|| Moves::identity(&bottoms[0]))
     }
 
     fn is_view(&self) -> bool {
-        matches!(self, Python::SpatialDropout)
+        matches!(self, Python::SpatialDropout | Python::Mask)
     }
 
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
-        let (Python::Proposal(p), &[_, _, height, width]) = (self, bottoms[0].dims()) else {
-            return None;
+        let (sizes, values) = match (self, bottoms[0].dims()) {
+            (Python::Proposal(p), &[_, _, height, width]) => {
+                let sizes = vec![height, width, p.stride, p.before, p.after];
+                (sizes, p.anchors.concat())
+            }
+            (Python::StageBridge, _) => (vec![bottoms[2][1]], Vec::new()),
+            _ => return None,
         };
-        let sizes = vec![height, width, p.stride, p.before, p.after];
-        let values = p.anchors.concat();
         Some(Call::new(routine!("python", "boxes", "math"), sizes, values))
     }
 
@@ -168,9 +201,44 @@ impl Layer for Python {
         let taken = match self {
             Python::SpatialDropout => "taken as ENet's SpatialDropoutLayer: it hands its bottom on",
             Python::Proposal(_) => "taken as py-faster-rcnn's ProposalLayer with its own settings",
+            Python::Mask => "taken as MNC's MaskLayer with masks of 21 × 21",
+            Python::StageBridge => "taken as MNC's StageBridgeLayer",
         };
         Some(taken.into())
     }
+}
+
+/// The top of MNC's `MaskLayer`.
+fn masks(bottom: &Shape, cx: &Cx) -> Result<Vec<Shape>> {
+    let regions = bottom.first().copied().unwrap_or(0);
+    if bottom.count() != regions * MASK * MASK || regions == 0 {
+        let message = format!("{bottom} instead of {MASK} × {MASK} values for each region");
+        return Err(cx.invalid("bottom", message).into());
+    }
+    let top = Shape::new([regions, 1, MASK, MASK]);
+    Ok(vec![cx.locate("bottom", top)?])
+}
+
+/// The top of MNC's `StageBridgeLayer`.
+fn bridge(bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
+    let &[regions, classes] = bottoms[2].dims() else {
+        let message = format!("scores must be R × K, not {}", bottoms[2]);
+        return Err(cx.invalid("bottom[2]", message).into());
+    };
+    if classes == 0 {
+        return Err(cx.invalid("bottom[2]", "there are no classes").into());
+    }
+    for (i, columns) in [(0, 5), (1, classes.saturating_mul(4))] {
+        if bottoms[i].dims() != [regions, columns] {
+            let message = format!("{} instead of {columns} values for each of {regions} regions", bottoms[i]);
+            return Err(cx.invalid(&format!("bottom[{i}]"), message).into());
+        }
+    }
+    if bottoms[3].count() < 2 {
+        let message = "height and width of the picture: 2 values";
+        return Err(cx.invalid("bottom[3]", message).into());
+    }
+    Ok(vec![bottoms[0].clone()])
 }
 
 /// Pasted into emitted source.
@@ -179,6 +247,32 @@ mod routine {
     use super::math::exp;
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], anchors: &[f32]) {
+        match sizes {
+            [classes] => bridge(bottoms, tops, *classes),
+            _ => propose(bottoms, tops, sizes, anchors),
+        }
+    }
+
+    fn bridge(bottoms: &[&[f32]], tops: &mut [&mut [f32]], classes: usize) {
+        let rows = bottoms[0].chunks_exact(5).zip(bottoms[1].chunks_exact(4 * classes));
+        let rows = rows.zip(bottoms[2].chunks_exact(classes));
+        for (to, ((region, offsets), scores)) in tops[0].chunks_exact_mut(5).zip(rows) {
+            let best = (1..classes).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
+            let offsets = &offsets[4 * best..];
+            to[0] = 0.0;
+            for axis in 0..2 {
+                let size = region[3 + axis] - region[1 + axis] + 1.0;
+                let center = offsets[axis] * size + (region[1 + axis] + 0.5 * size);
+                let half = 0.5 * (exp(f64::from(offsets[2 + axis])) as f32 * size);
+                let last = bottoms[3][1 - axis] - 1.0;
+                let clip = |x: f32| max(min(x, last), 0.0);
+                to[1 + axis] = clip(center - half);
+                to[3 + axis] = clip(center + half);
+            }
+        }
+    }
+
+    fn propose(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], anchors: &[f32]) {
         let [height, width, stride] = [sizes[0], sizes[1], sizes[2]];
         let (each, cells) = (anchors.len() / 4, height * width);
         let picture = bottoms[2];
@@ -285,9 +379,37 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused() {
-        let text = "{'feat_stride': 16, 'use_clip': 0}";
+        let text = "{'feat_stride': 16, 'gradient_scale': 1, 'use_nms': 0}";
         let param = class("rpn.proposal_layer", "ProposalLayer", text);
         let got = refusal::<Python>(&param, &[&[1], &[1], &[1]]);
-        assert_eq!(got, "python_param.param_str: `use_clip`");
+        assert_eq!(got, "python_param.param_str: `use_nms`");
+    }
+
+    #[test]
+    fn regions_moved_by_their_best_class() {
+        let param = class("pylayer.stage_bridge_layer", "StageBridgeLayer", "");
+        let regions = tensor(&[2, 5], [0., 4., 4., 7., 11., 0., 0., 0., 3., 3.]);
+        let mut offsets = [0.; 16];
+        // Class 1 of the first: a width to the right, twice as high.
+        offsets[4..8].copy_from_slice(&[1., 0., 0., 2f32.ln()]);
+        let scores = tensor(&[2, 2], [0.25, 0.75, 0.5, 0.5]);
+        let picture = tensor(&[1, 3], [12., 32., 1.]);
+        let bottoms = [regions, tensor(&[2, 8], offsets), scores, picture];
+        let y = super::super::testing::forward::<Python>(&param, &bottoms, &[]);
+        // 4 wide around 6 + 4, 16 high around 8 and cut to rows 0 to 11.
+        super::super::testing::assert_close(&y[0].data[..5], &[0., 8., 0., 12., 11.], 1e-6);
+        assert_eq!(y[0].data[5..], [0., 0., 0., 4., 4.]);
+        let dims: [&[usize]; 4] = [&[2, 5], &[2, 4], &[2, 2], &[1, 3]];
+        let got = refusal::<Python>(&param, &dims);
+        assert!(got.starts_with("bottom[1]: "), "{got}");
+    }
+
+    #[test]
+    fn masks_are_square() {
+        let param = class("pylayer.mask_layer", "MaskLayer", "");
+        let top = super::super::testing::tops::<Python>(&param, &[&[2, 441]]);
+        assert_eq!(top, [[2, 1, 21, 21]]);
+        let got = refusal::<Python>(&param, &[&[2, 440]]);
+        assert!(got.starts_with("bottom: "), "{got}");
     }
 }

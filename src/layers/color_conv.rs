@@ -34,12 +34,10 @@ impl Layer for ColorConv {
         cx.not_in_place()?;
         let p = param.color_conv_param.clone().unwrap_or_default();
         let (input, output) = (p.input(), p.output());
-        let known = match (input, output) {
-            (Bgr | Rgb, _) => true,
-            (Gray | Lab | Xyz, Bgr | Rgb) => true,
-            (Lab, Xyz) | (Xyz, Lab) => true,
-            _ => false,
-        };
+        let known = matches!(
+            (input, output),
+            (Bgr | Rgb, _) | (Gray | Lab | Xyz, Bgr | Rgb) | (Lab, Xyz) | (Xyz, Lab)
+        );
         if !known {
             let message = format!(
                 "there is no conversion from {} to {}",

@@ -820,7 +820,7 @@ mod tests {
         let shape = |dims: &[i64]| Some(BlobShape { dim: dims.to_vec() });
         let p = PoolingParameter {
             kernel_shape: shape(&[1, 2, 2]),
-            stride_shape: shape(&[2, 1, 2]),
+            stride_shape: shape(&[1, 1, 2]),
             ..PoolingParameter::default()
         };
         let nd = |p: &PoolingParameter| LayerParameter {

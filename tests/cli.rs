@@ -806,6 +806,36 @@ fn fused_against_unfused() {
 }
 
 #[test]
+fn every_step_has_its_line() {
+    let net = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chain_borders.prototxt");
+    let place = Place::new(&[("net.prototxt", &fs::read_to_string(net).unwrap())]);
+    for setting in ["", " --no-fuse"] {
+        let line = format!("bench net.prototxt --layers --runs 2 --threads 1,2 --json{setting}");
+        let answer = json(&place.ok(&line));
+        let settings = answer["settings"].as_array().unwrap();
+        assert_eq!(settings.len(), 2);
+        for setting in settings {
+            assert!(setting["read_gb_per_s"].as_f64().unwrap() > 0.0);
+            let (steps, total) = (setting["steps"].as_array().unwrap(), &setting["total"]);
+            for figure in ["macs", "activation_bytes", "weight_bytes"] {
+                let sum: u64 = steps.iter().map(|s| s[figure].as_u64().unwrap()).sum();
+                assert_eq!(sum, total[figure].as_u64().unwrap(), "{figure}");
+            }
+            let lost =
+                |s: &Value| s["median_ms"].as_f64().unwrap() - s["limit_ms"].as_f64().unwrap();
+            assert!(steps.is_sorted_by(|a, b| lost(a) >= lost(b)));
+        }
+    }
+    let table = place.ok("bench net.prototxt --layers --runs 2");
+    assert!(
+        table.contains("% of limit") && table.contains("convolution 3x3"),
+        "{table}"
+    );
+    let refused = place.fails(2, "bench net.prototxt --layers --worker");
+    assert!(refused.contains("cannot be used with"), "{refused}");
+}
+
+#[test]
 fn the_worker_answers_line_by_line() {
     let place = small();
     let mut worker = place

@@ -5,6 +5,8 @@
 //! run takes long:
 //!
 //!     CAFFEC_ZOO=DIR cargo test --release --test zoo -- --ignored --nocapture
+//!
+//! `CAFFEC_ZOO_ONLY=TEXT` takes only the nets whose names hold the text.
 
 mod common;
 
@@ -279,7 +281,8 @@ fn deploy_nets(zoo: &Path) -> Vec<PathBuf> {
     let lines = manifest
         .lines()
         .map(|line| line.split('\t').collect::<Vec<_>>());
-    let deploy = lines.filter(|fields| fields[1] == "deploy");
+    let only = std::env::var("CAFFEC_ZOO_ONLY").unwrap_or_default();
+    let deploy = lines.filter(|fields| fields[1] == "deploy" && fields[0].contains(&only));
     let nets: Vec<_> = deploy
         .map(|f| zoo.join(format!("{}.prototxt", f[0])))
         .collect();
@@ -355,35 +358,59 @@ fn agree(graph: &Valid) -> Result<String, String> {
         return Ok(format!("not run: {} GiB", bytes >> 30));
     }
     let inputs: Vec<Tensor> = graph.inputs.iter().map(|&b| input(graph, b)).collect();
-    let mut results = Vec::new();
-    for setting in [FUSED, UNFUSED] {
-        let plan = plan(graph, setting)?;
-        let weights = plan.pack().map_err(|e| e.to_string())?;
-        let exe = Executable::new(plan.program, weights, Engine::Jit).map_err(|e| e.to_string())?;
-        let got = common::run(&exe, 2, &inputs);
-        let pairs = graph.outputs.iter().zip(got.iter());
-        let tensors = pairs.map(|(&b, v)| Tensor::new(graph.shape(b).clone(), v.clone()));
-        results.push(graph.shown().of(&tensors.collect::<Vec<_>>()));
-    }
-    let unfused = results.pop().unwrap();
-    same(graph, &results[0], &unfused).map_err(|e| format!("fused and unfused: {e}"))?;
+    let (fused, unfused) = (run(graph, FUSED, &inputs)?, run(graph, UNFUSED, &inputs)?);
+    let mut pairs = vec![("unfused", unfused.clone())];
     let macs: u64 = graph.nodes.iter().map(|n| macs(graph, n)).sum();
-    let compared = if macs <= REFERENCE_MACS {
+    if macs <= REFERENCE_MACS {
         let want = ir::reference::run(graph, &inputs, &graph.outputs).map_err(|e| e.to_string())?;
-        let want = graph.shown().of(&want);
-        same(graph, &results[0], &want).map_err(|e| format!("fused and reference: {e}"))?;
-        "fused, unfused and reference agree"
-    } else {
-        "fused and unfused agree"
-    };
-    let varied = results[0]
+        pairs.push(("reference", graph.shown().of(&want)));
+    }
+    let mut note = String::new();
+    for (other, want) in &pairs {
+        let far = far(graph, &fused, want);
+        let Some(first) = far.first() else {
+            note += &format!("fused and {other} agree; ");
+            continue;
+        };
+        // A maximum's place, a threshold or a rank can hang on a hair: then a change of
+        // the inputs in their last bits moves as many values.
+        let nudged: Vec<Tensor> = inputs.iter().map(nudge).collect();
+        let wobble = self::far(graph, &run(graph, UNFUSED, &nudged)?, &unfused);
+        let (count, wobble) = (total(&far), total(&wobble));
+        let counts = format!("{count} values differ, {wobble} when the inputs are nudged");
+        if count > 4 * wobble {
+            return Err(format!("fused and {other}: `{}`, {counts}", first.0));
+        }
+        note += &format!("fused and {other}: {counts}; ");
+    }
+    let varied = fused
         .iter()
         .filter(|t| t.data.windows(2).any(|w| w[0] != w[1]));
-    Ok(format!(
-        "{compared}; {} of {} outputs vary",
-        varied.count(),
-        results[0].len()
-    ))
+    let (varied, outputs) = (varied.count(), fused.len());
+    Ok(format!("{note}{varied} of {outputs} outputs vary"))
+}
+
+/// What a user sees of a forward pass.
+fn run(graph: &Valid, setting: (Fuse, Chains), inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let plan = plan(graph, setting)?;
+    let weights = plan.pack().map_err(|e| e.to_string())?;
+    let exe = Executable::new(plan.program, weights, Engine::Jit).map_err(|e| e.to_string())?;
+    let got = common::run(&exe, 2, inputs);
+    let pairs = graph.outputs.iter().zip(got.iter());
+    let tensors = pairs.map(|(&b, v)| Tensor::new(graph.shape(b).clone(), v.clone()));
+    Ok(graph.shown().of(&tensors.collect::<Vec<_>>()))
+}
+
+/// The input with its last bits changed.
+fn nudge(input: &Tensor) -> Tensor {
+    let mut tensor = input.clone();
+    for (i, x) in tensor.data.iter_mut().enumerate() {
+        // Numbers of images and sizes stay what they are.
+        if x.fract() != 0.0 {
+            *x *= [1.0 - 3e-7, 1.0, 1.0 + 3e-7][i * 2_654_435_761 % 3];
+        }
+    }
+    tensor
 }
 
 fn macs(graph: &Graph, node: &ir::Node) -> u64 {
@@ -421,29 +448,27 @@ fn input(graph: &Graph, blob: ir::BlobId) -> Tensor {
     tensor
 }
 
-fn same(graph: &Graph, got: &[Tensor], want: &[Tensor]) -> Result<(), String> {
+/// Names of outputs that differ, and in how many values; in all if the shapes differ.
+fn far<'g>(graph: &'g Graph, got: &[Tensor], want: &[Tensor]) -> Vec<(&'g str, usize)> {
+    let mut far = Vec::new();
     for ((&blob, got), want) in graph.shown_outputs().iter().zip(got).zip(want) {
-        let name = &graph[blob].name;
-        if got.shape != want.shape {
-            return Err(format!("`{name}` is {} and {}", got.shape, want.shape));
-        }
         let finite = want.data.iter().filter(|w| w.is_finite());
         let largest = finite.fold(1.0f32, |m, v| m.max(v.abs()));
         let near = |(&g, &w): (&f32, &f32)| {
             g == w || g.is_nan() && w.is_nan() || (g - w).abs() <= common::TOLERANCE * largest
         };
-        let far = got
-            .data
-            .iter()
-            .zip(&want.data)
-            .filter(|&pair| !near(pair))
-            .count();
-        if far > 0 {
-            return Err(format!(
-                "{far} of {} values of `{name}` differ",
-                got.data.len()
-            ));
+        let pairs = got.data.iter().zip(&want.data);
+        let values = match got.shape == want.shape {
+            true => pairs.filter(|&pair| !near(pair)).count(),
+            false => got.data.len().max(want.data.len()),
+        };
+        if values > 0 {
+            far.push((graph[blob].name.as_str(), values));
         }
     }
-    Ok(())
+    far
+}
+
+fn total(far: &[(&str, usize)]) -> usize {
+    far.iter().map(|(_, values)| values).sum()
 }

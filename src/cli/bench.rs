@@ -126,7 +126,7 @@ fn stand_ins(
     let stand_in = |input: &BlobId| {
         let Blob { name, shape, .. } = &graph[*input];
         match graph.defaults.get(input) {
-            Some(&value) => Tensor::new(shape.clone(), vec![value; shape.count()]),
+            Some(values) => Tensor::new(shape.clone(), values.floats().into_owned()),
             None => random_input(name, shape.clone(), 1),
         }
     };

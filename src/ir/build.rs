@@ -10,11 +10,13 @@
 use super::labels;
 use super::sharing::Sharing;
 use super::wiring::{Layer, Wiring};
-use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
+use super::{Blob, BlobId, Count, Epilogue, FloatData, Graph, Node, ParamSpec, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
+use crate::frontend::proto::FillerParameter;
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
 use crate::layers::{Cx, Feed, Op, Registry};
+use crate::weights::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
@@ -78,6 +80,9 @@ pub fn build(net: &Net, options: &Options) -> Built {
         layers: &layers,
         elsewhere: Layer::elsewhere(net).collect(),
         options,
+        dialect: options
+            .dialect
+            .or_else(|| Dialect::told_by(&net.param.layer)),
         wiring,
         graph: Graph::named(net.param.name()),
         names: BTreeMap::new(),
@@ -111,6 +116,7 @@ struct Builder<'a> {
     layers: &'a [Layer<'a>],
     elsewhere: Vec<Layer<'a>>,
     options: &'a Options,
+    dialect: Option<Dialect>,
     wiring: Wiring,
     graph: Graph,
     names: BTreeMap<&'a str, Name>,
@@ -151,8 +157,9 @@ impl<'a> Builder<'a> {
             bottoms: layer.bottoms().len(),
             tops: layer.tops().len(),
             in_place: layer.in_place(0),
-            dialect: self.options.dialect,
+            dialect: self.dialect,
             registry: &self.options.registry,
+            file: layer.file,
             span: &span,
         };
         let op = Op::from_param(layer.param, &cx);
@@ -283,10 +290,13 @@ impl<'a> Builder<'a> {
     /// The tops of layer `i` as inputs of the graph.
     fn inputs(&mut self, i: usize, feeds: Vec<Feed>) -> Result<()> {
         let layer = &self.layers[i];
-        let defaults: Vec<Option<f32>> = feeds.iter().map(|feed| feed.default).collect();
         let mut shapes = Vec::new();
+        let mut defaults = Vec::new();
         for (name, feed) in layer.tops().iter().zip(feeds) {
-            shapes.push(self.input_shape(layer, name, feed.shape)?);
+            let shape = self.input_shape(layer, name, feed.shape)?;
+            let fill = |filler| default_values(layer, name, shape.clone(), filler);
+            defaults.push(feed.default.map(fill).transpose()?);
+            shapes.push(shape);
         }
         check_tops_shapes(layer, &[], &shapes)?;
         let tops = self.blobs(i, shapes);
@@ -586,8 +596,22 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// What the filler gives for the input `name`, the same whenever it is asked.
+fn default_values(
+    layer: &Layer,
+    name: &str,
+    shape: Shape,
+    filler: FillerParameter,
+) -> Result<FloatData> {
+    let stream = Stream::new(1).derive(name, 0);
+    let filled = weights::fill(&ParamSpec { shape, filler }, stream);
+    let at = layer.span_of("dummy_data_param.data_filler");
+    Ok(filled.map_err(|d| d.at(at).layer(layer.name()))?)
+}
+
 /// Errors: `Invalid` for blobs without elements, on which Caffe aborts when it
-/// runs, and for in-place layers that would change the shape.
+/// runs, and for in-place layers that would change the shape, but for axes of size 1 up
+/// to the old four.
 fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result<()> {
     for (t, shape) in tops.iter().enumerate().take(layer.tops().len()) {
         let name = &layer.tops()[t];
@@ -595,7 +619,8 @@ fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result
             let message = format!("top `{name}` would be {shape}, without any element");
             return Err(layer.invalid(&format!("top[{t}]"), message).into());
         }
-        if layer.in_place(t) && bottoms[t] != *shape {
+        let kept = |bottom: &Shape| bottom == shape || bottom.nchw().is_some_and(|d| d == **shape);
+        if layer.in_place(t) && !kept(&bottoms[t]) {
             let message = format!(
                 "cannot work in place: `{name}` of {} would become {shape}",
                 bottoms[t]

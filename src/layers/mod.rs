@@ -41,6 +41,8 @@ pub struct Cx<'a> {
     pub dialect: Option<Dialect>,
     /// The types beside those of the table.
     pub registry: &'a Registry,
+    /// The array in the file that the layer names, if it was read.
+    pub file: Option<&'a [f32]>,
     /// Finds the place of a field of the layer, for example
     /// `convolution_param.stride`; the layer's own place where the field is absent.
     pub span: &'a dyn Fn(&str) -> Option<Span>,
@@ -216,8 +218,8 @@ pub struct Taps {
 pub struct Feed {
     /// Missing where only the data has it.
     pub shape: Option<Shape>,
-    /// The value of all elements where the caller feeds nothing.
-    pub default: Option<f32>,
+    /// What fills it where the caller feeds nothing.
+    pub default: Option<FillerParameter>,
 }
 
 /// What each layer type provides: those of the table and those that a library's user

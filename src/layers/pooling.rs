@@ -295,7 +295,8 @@ fn sides(p: &PoolingParameter, pad: [usize; 2], cx: &Cx) -> Result<Pad> {
     })
 }
 
-fn stochastic(field: &str, cx: &Cx) -> crate::diag::Errors {
+/// What there is to say about a method that only Caffe's GPU code knows.
+pub(super) fn stochastic(field: &str, cx: &Cx) -> crate::diag::Errors {
     let message = "STOCHASTIC pooling (only MAX and AVE), which Caffe has no CPU code for";
     cx.unsupported(field, message).into()
 }

@@ -54,6 +54,7 @@ pub fn infer<L: Layer>(
             .is_some_and(|b| param.top.first() == Some(b)),
         dialect: None,
         registry: &Registry::default(),
+        file: None,
         span: &span,
     };
     let made = L::from_param(param, &cx).and_then(|layer| {

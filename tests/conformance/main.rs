@@ -22,11 +22,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Cases that do not pass and on which engines, with the reason.
 const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
     (
-        "c3d-small",
-        &["reference", "passes", "interpreter", "jit", "jit unfused"],
-        "tops of inner products have three more axes of size 1 in C3D",
-    ),
-    (
         "rpn-proposal-roipool",
         &["reference", "passes", "interpreter", "jit", "jit unfused"],
         "its fork uses memory again: the recorded `rois` are what came after them",

@@ -97,10 +97,6 @@ const REFUSED: &[(&str, &str)] = &[
         "LayerParameter has no field `denseblock_param`",
     ),
     (
-        "cascade-rcnn.coco-res50-15s-800-fpn-cascade-deploy",
-        "a blob of 256000×256×7×7 elements",
-    ),
-    (
         "crfasrnn.matlab-scripts-TVG_CRFRNN_COCO_VOC",
         "layer type `MultiStageMeanfield`",
     ),

@@ -738,6 +738,8 @@ layers! {
     mil::Mil = "MIL" ("Microsoft"): [mil_param];
     mish::Mish = "Mish" ("Synopsys"): [];
     mul::Mul = "Mul" ("Synopsys"): [];
+    multi_stage_meanfield::MultiStageMeanfield = "MultiStageMeanfield" ("CRF-as-RNN"):
+        [multi_stage_meanfield_param];
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss" ("BVLC"): [];
     mvn::Mvn = "MVN" ("BVLC"): [mvn_param];
     nms::Nms = "Nms" ("rtpose"): [nms_param];

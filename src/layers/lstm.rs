@@ -182,6 +182,6 @@ mod tests {
         let states: &[&[usize]] = &[&[2, 3, 4], &[2, 3], &[1, 3, 1], &[3, 1]];
         assert!(refused(true, 3, states).contains("states must be 1×3×1"));
         let none = refusal::<Lstm>(&LayerParameter::default(), &[&[2, 3, 4], &[2, 3]]);
-        assert_eq!(none, "recurrent_param.num_output: must not be 0");
+        assert_eq!(none, "recurrent_param.num_output: `num_output` must not be 0");
     }
 }

@@ -12,6 +12,7 @@ use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
 use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
 
 mod boxes;
 mod broadcast;
@@ -56,6 +57,12 @@ impl Cx<'_> {
             .at((self.span)(field))
     }
 
+    /// As `invalid`, of what a field must be: its name comes before the message.
+    pub fn wrong(&self, field: &str, must: &str) -> Diagnostic {
+        let name = field.rsplit('.').next().unwrap_or(field);
+        self.invalid(field, format!("`{name}` {must}"))
+    }
+
     /// An `Unsupported` diagnostic at a field of this layer.
     pub fn unsupported(&self, field: &str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::unsupported(message)
@@ -81,7 +88,7 @@ impl Cx<'_> {
     /// As [`Cx::size`]; 0 is an error too.
     pub fn positive(&self, field: &str, value: u32) -> Result<usize> {
         if value == 0 {
-            return Err(self.invalid(field, "must not be 0").into());
+            return Err(self.wrong(field, "must not be 0").into());
         }
         self.size(field, value)
     }
@@ -110,25 +117,31 @@ impl Cx<'_> {
     /// (Caffe `ExactNumBottomBlobs` and its kin).
     pub fn counts(
         &self,
-        bottoms: impl std::ops::RangeBounds<usize>,
-        tops: impl std::ops::RangeBounds<usize>,
+        bottoms: impl RangeBounds<usize>,
+        tops: impl RangeBounds<usize>,
     ) -> Result<()> {
-        for (what, field, n, ok) in [
-            (
-                "bottom",
-                "bottom",
-                self.bottoms,
-                bottoms.contains(&self.bottoms),
-            ),
-            ("top", "top", self.tops, tops.contains(&self.tops)),
-        ] {
-            if !ok {
-                return Err(self
-                    .invalid(field, format!("this type does not take {n} {what} blobs"))
-                    .into());
-            }
+        self.count("bottom", self.bottoms, &bottoms)?;
+        self.count("top", self.tops, &tops)
+    }
+
+    fn count(&self, what: &str, n: usize, range: &impl RangeBounds<usize>) -> Result<()> {
+        if range.contains(&n) {
+            return Ok(());
         }
-        Ok(())
+        let message = format!("this type takes {} {what} blobs, not {n}", told(range));
+        Err(self.invalid(what, message).into())
+    }
+}
+
+/// A range of numbers of blobs in words.
+fn told(range: &impl RangeBounds<usize>) -> String {
+    match (range.start_bound(), range.end_bound()) {
+        (Bound::Included(&0), Bound::Included(0)) => "no".to_string(),
+        (Bound::Included(from), Bound::Included(to)) if from == to => from.to_string(),
+        (Bound::Included(0), Bound::Included(to)) => format!("at most {to}"),
+        (Bound::Included(from), Bound::Included(to)) => format!("{from} to {to}"),
+        (Bound::Included(from), _) => format!("at least {from}"),
+        _ => "other".to_string(),
     }
 }
 

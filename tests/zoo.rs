@@ -72,10 +72,6 @@ const BROKEN: &[(&str, &str)] = &[
 
 /// Nets that are refused though their own fork loads them, and what is missing.
 const REFUSED: &[(&str, &str)] = &[
-    (
-        "CTPN.deploy",
-        "class `ProposalLayer` of the Python module `layers.text_proposal_layer`",
-    ),
     ("MNC.VGG16-cfm-test", "layer type `MaskPooling`"),
     (
         "MNC.VGG16-faster_rcnn_end2end-test",
@@ -87,11 +83,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "NormFace.draw-figure6-normalize_layer",
-        "`softmax_param.normalize_type` of the fork happynear",
-    ),
-    (
-        "NormFace.draw-update_two_points-normalize_layer",
-        "`softmax_param.normalize_type` of the fork happynear",
+        "layer type `GeneralContrastiveLoss`",
     ),
     (
         "PSPNet.evaluation-pspnet50_ADE20K_473@49371f",
@@ -99,15 +91,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "VNet.Prototxt-train_noPooling_ResNet_cinque",
-        "the bottom must have 2 to 4 axes, it is 2×16×128×128×64",
-    ),
-    (
-        "Vitis-AI.face_detect-face_detection-face_detection",
-        "layer type `GSTiling`",
-    ),
-    (
-        "Vitis-AI.face_detect-face_detection_360_640-face_detection_360_640",
-        "layer type `GSTiling`",
+        "class `DiceLoss` of the Python module `pyLayer`",
     ),
     (
         "bvlc.crfasrnn_segmentation-TVG_CRFRNN_new_deploy",
@@ -159,56 +143,8 @@ const REFUSED: &[(&str, &str)] = &[
         "`quantization_param` of the fork Ristretto",
     ),
     (
-        "intel-caffe.VNet-test_noPooling_ResNet_cinque",
-        "the bottom must have 2 to 4 axes, it is 1×16×128×128×64",
-    ),
-    (
-        "snps.DAN-DAN_convert_optimized",
-        "all bottoms must have one shape, not 256 and scalar",
-    ),
-    (
-        "snps.deeplab-deeplabv3_mnv2_pascal_train_aug-deeplabv3_mnv2_pascal_train_aug",
-        "layer type `ResizeBilinear`",
-    ),
-    (
-        "snps.deeptesla-deeptesla_convert",
-        "layer type `ExpandDimsND`",
-    ),
-    (
         "snps.icnet-icnet_cityscapes_merge_subgraph",
         "layer type `ICNetSubgraph`",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_reordered",
-        "layer type `SSDDecoder`",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_updated",
-        "detection_output_param.no_permute",
-    ),
-    (
-        "snps.resnet_50-resnet_v2_50_convert",
-        "class `PadTensor` of the Python module `pad`",
-    ),
-    (
-        "snps.srgan-SRGAN-srgan_fused_convert",
-        "layer type `DepthToSpace`",
-    ),
-    (
-        "snps.ssd_mobilenet_v2_coco-ssd_mobilenet_v2_yx",
-        "prior_box_param.tf",
-    ),
-    (
-        "snps.yolo_v2_voc-compressed_deploy_2x_python",
-        "class `darknet_reorg` of the Python module `yolov2`",
-    ),
-    (
-        "snps.yolo_v2_voc-yolo_voc",
-        "class `darknet_reorg` of the Python module `yolov2`",
-    ),
-    (
-        "ssd-models.faceboxes-deploy",
-        "1×25600 instead of 4 values for each of 1000 priors and image",
     ),
     (
         "stephenyan1231-caffe-public.9clusters-9clusters_v0.0-hdcnn_deploy",
@@ -235,7 +171,11 @@ const MIXED: &[&str] = &["AbhimanyuKulkarni-caffe.nin_imagenet-deploy"];
 /// Forks that their nets do not tell, by the start of the nets' names.
 const DIALECTS: &[(&str, Dialect)] = &[
     ("TextBoxes.", Dialect::TextBoxes),
+    ("VNet.", Dialect::Caffe3d),
     ("fast-rcnn.", Dialect::FastRcnn),
+    ("intel-caffe.", Dialect::Intel),
+    ("snps.", Dialect::Synopsys),
+    ("ssd-models.faceboxes", Dialect::FaceBoxes),
 ];
 
 const FUSED: (Fuse, Chains) = (Fuse::All, Chains::WhereItPays);

@@ -9,9 +9,11 @@ use super::proto::LayerParameter;
 pub enum Dialect {
     Bvlc,
     C3d,
+    Caffe3d,
     CascadeRcnn,
     Ctpn,
     DeepLab,
+    FaceBoxes,
     FastRcnn,
     Happynear,
     Intel,
@@ -31,11 +33,13 @@ pub enum Dialect {
 impl Dialect {
     /// All of them with their names, in order.
     pub const ALL: &'static [(&'static str, Dialect)] = &[
+        ("3d-caffe", Dialect::Caffe3d),
         ("bvlc", Dialect::Bvlc),
         ("c3d", Dialect::C3d),
         ("cascade-rcnn", Dialect::CascadeRcnn),
         ("ctpn", Dialect::Ctpn),
         ("deeplab", Dialect::DeepLab),
+        ("faceboxes", Dialect::FaceBoxes),
         ("fast-rcnn", Dialect::FastRcnn),
         ("happynear", Dialect::Happynear),
         ("intel", Dialect::Intel),

@@ -15,7 +15,7 @@ use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
 use crate::frontend::proto::FillerParameter;
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
-use crate::layers::{Cx, Feed, Op, Registry};
+use crate::layers::{Cx, Feed, Op, Registry, python};
 use crate::weights::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -184,7 +184,7 @@ impl<'a> Builder<'a> {
     /// Makes inputs or a node of a layer whose bottoms are known.
     fn place(&mut self, i: usize, mut op: Op, bottoms: &[BlobId], cx: &Cx) -> Result<()> {
         let layer = &self.layers[i];
-        if let Some(note) = op.note() {
+        if let Some(note) = op.note().or_else(|| python::note(layer.param)) {
             let note = Diagnostic::invalid(note).at(layer.span());
             self.notes.push(note.layer(layer.name()));
         }

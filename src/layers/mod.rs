@@ -200,6 +200,9 @@ macro_rules! text {
     };
 }
 
+// Here because it uses the macros.
+mod text_proposal;
+
 /// The legacy view of a bottom as N × C × H × W. Errors: `Invalid` with more axes.
 fn legacy(bottom: &Shape, field: &str, cx: &Cx) -> Result<[usize; 4]> {
     let message = || format!("a blob of {bottom}: this type takes at most 4 axes");
@@ -468,6 +471,9 @@ macro_rules! layers {
             /// Errors: `Unsupported` for an unknown type and for fields of forks that the
             /// type does not claim, else what the layer says.
             pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
+                if let Some(other) = python::stand_in(param, cx)? {
+                    return Op::from_param(&other, cx);
+                }
                 match param.r#type() {
                     $($($name)|+ => {
                         check_claims(param, $module::$layer::claims(), cx)?;
@@ -664,6 +670,7 @@ layers! {
     accuracy::Accuracy = "Accuracy" ("BVLC"): [accuracy_param];
     add::Add = "Add" ("Synopsys"): [];
     argmax::ArgMax = "ArgMax" ("BVLC"): [argmax_param];
+    atan::Atan = "Atan" ("Synopsys"): [];
     axpy::Axpy = "Axpy" ("SENet"): [];
     batch_norm::BatchNorm = "BatchNorm" ("BVLC")
         | "BatchNormScale" ("yuqj1991"):
@@ -696,6 +703,7 @@ layers! {
     data::Data = "Data" ("BVLC"): [data_param, transform_param];
     decode_bbox::DecodeBBox = "DecodeBBox" ("Cascade R-CNN"): [bbox_reg_param];
     deconvolution::Deconvolution = "Deconvolution" ("BVLC"): [convolution_param];
+    depth_to_space::DepthToSpace = "DepthToSpace" ("Synopsys"): [depth_to_space_param];
     detection_output::DetectionOutput = "DetectionOutput" ("SSD"): [detection_output_param];
     dropout::Dropout = "Dropout" ("BVLC"): [dropout_param];
     dummy_data::DummyData = "DummyData" ("BVLC"): [dummy_data_param];
@@ -704,8 +712,10 @@ layers! {
     embed::Embed = "Embed" ("BVLC"): [embed_param];
     euclidean_loss::EuclideanLoss = "EuclideanLoss" ("BVLC"): [];
     exp::Exp = "Exp" ("BVLC"): [exp_param];
+    expand_dims_nd::ExpandDimsNd = "ExpandDimsND" ("Synopsys"): [expand_dims_nd_param];
     filter::Filter = "Filter" ("BVLC"): [];
     flatten::Flatten = "Flatten" ("BVLC"): [flatten_param];
+    gs_tiling::GsTiling = "GSTiling" ("Xilinx"): [gs_tiling_param];
     hard_sigmoid::HardSigmoid = "HardSigmoid" ("Synopsys"): [hard_sigmoid_param];
     hard_swish::HardSwish = "HardSwish" ("Synopsys"): [];
     hdf5_data::Hdf5Data = "HDF5Data" ("BVLC"): [transform_param, hdf5_data_param];
@@ -753,6 +763,7 @@ layers! {
     render::Render = "Render" ("rtpose"): [render_param];
     reorg::Reorg = "Reorg" ("MobileNet-YOLO"): [reorg_param];
     reshape::Reshape = "Reshape" ("BVLC"): [reshape_param];
+    resize_bilinear::ResizeBilinear = "ResizeBilinear" ("Synopsys"): [resize_bilinear_param];
     resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor" ("Synopsys"):
         [resize_nearest_neighbor_param];
     reverse::Reverse = "Reverse" ("CTPN") | "Flip" ("happynear"): [reverse_param, flip_param];
@@ -775,10 +786,13 @@ layers! {
     spp::Spp = "SPP" ("BVLC"): [spp_param];
     squeeze::Squeeze = "Squeeze" ("Synopsys"): [squeeze_param];
     switch::Switch = "Switch" ("rtpose"): [];
+    ssd_decoder::SsdDecoder = "SSDDecoder" ("Synopsys"): [detection_output_param];
+    ssd_sort::SsdSort = "SSDSort" ("Synopsys"): [detection_output_param];
     swish::Swish = "Swish" ("BVLC"): [swish_param];
     tanh::TanH = "TanH" ("BVLC"): [];
     threshold::Threshold = "Threshold" ("BVLC"): [threshold_param];
     tile::Tile = "Tile" ("BVLC"): [tile_param];
+    unstack::Unstack = "Unstack" ("Synopsys"): [unstack_param];
     upsample::Upsample = "Upsample" ("SegNet")
         | "UpsampleDarknet" ("Synopsys"):
         [upsample_param, upsample_darknet_param];

@@ -669,6 +669,8 @@ layers! {
     abs_val::AbsVal = "AbsVal" ("BVLC"): [];
     accuracy::Accuracy = "Accuracy" ("BVLC"): [accuracy_param];
     add::Add = "Add" ("Synopsys"): [];
+    annotated_data::AnnotatedData = "AnnotatedData" ("SSD"):
+        [annotated_data_param, data_param, transform_param];
     argmax::ArgMax = "ArgMax" ("BVLC"): [argmax_param];
     atan::Atan = "Atan" ("Synopsys"): [];
     axpy::Axpy = "Axpy" ("SENet"): [];
@@ -796,6 +798,8 @@ layers! {
     upsample::Upsample = "Upsample" ("SegNet")
         | "UpsampleDarknet" ("Synopsys"):
         [upsample_param, upsample_darknet_param];
+    video_data::VideoData = "VideoData" ("C3D"):
+        [video_data_param, image_data_param, data_param, transform_param];
     window_data::WindowData = "WindowData" ("BVLC"): [window_data_param, transform_param];
     yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput" ("MobileNet-YOLO"):
         [yolo_detection_output_param];
@@ -816,8 +820,15 @@ fn check_claims(param: &LayerParameter, claims: &[&str], cx: &Cx) -> Result<()> 
 
 fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
     let d = cx.unsupported("type", format!("layer type `{name}`"));
+    let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     match did_you_mean(name, TYPES.iter().copied()) {
         Some(known) => d.help(format!("did you mean `{known}`?")),
+        None if ends(&["Loss", "Accuracy", "Evaluate"]) => d.help(
+            "by its name it trains or judges: without this layer, the rest of the net may do",
+        ),
+        None if ends(&["Data"]) => {
+            d.help("by its name it reads data: an Input layer with its tops can take its place")
+        }
         None => d,
     }
 }

@@ -72,32 +72,14 @@ const BROKEN: &[(&str, &str)] = &[
 
 /// Nets that are refused though their own fork loads them, and what is missing.
 const REFUSED: &[(&str, &str)] = &[
-    ("MNC.VGG16-cfm-test", "layer type `MaskPooling`"),
-    (
-        "MNC.VGG16-faster_rcnn_end2end-test",
-        "LayerParameter has no field `roi_warping_param`",
-    ),
-    (
-        "MNC.VGG16-mnc_5stage-test",
-        "LayerParameter has no field `roi_warping_param`",
-    ),
     (
         "NormFace.draw-figure6-normalize_layer",
         "layer type `GeneralContrastiveLoss`",
     ),
     (
-        "PSPNet.evaluation-pspnet50_ADE20K_473@49371f",
-        "`bn_param.moving_average` of the fork CTPN",
-    ),
-    (
         "VNet.Prototxt-train_noPooling_ResNet_cinque",
         "class `DiceLoss` of the Python module `pyLayer`",
     ),
-    (
-        "bvlc.crfasrnn_segmentation-TVG_CRFRNN_new_deploy",
-        "layer type `MultiStageMeanfield`",
-    ),
-    ("bvlc.deconv_deploy", "layer type `Unpooling`"),
     (
         "bvlc.deepface-deepface",
         "unknown V0 layer type `locally_connected`",
@@ -107,32 +89,12 @@ const REFUSED: &[(&str, &str)] = &[
         "layer type `CenternetDetectionOutput`",
     ),
     (
-        "caffe_train.detector-Full_640x640-Yolov3_face_deploy",
-        "layer type `Yolov3Detection`",
-    ),
-    (
-        "caffe_train.licensePlate-LPRecognition-lp_rec_deploy_v1",
-        "layer type `DetectionCcpdOutput`",
-    ),
-    (
         "caffe_train.ocr-densenet-densenet-no-blstm_deploy",
         "LayerParameter has no field `denseblock_param`",
     ),
     (
         "cascade-rcnn.coco-res50-15s-800-fpn-cascade-deploy",
         "a blob of 256000×256×7×7 elements",
-    ),
-    (
-        "colorization_flow_caffe.alexnet_deploy_fc",
-        "layer type `ColorConv`",
-    ),
-    (
-        "crfasrnn.matlab-scripts-TVG_CRFRNN_COCO_VOC",
-        "layer type `MultiStageMeanfield`",
-    ),
-    (
-        "crfasrnn.matlab-scripts-TVG_CRFRNN_new_deploy",
-        "layer type `MultiStageMeanfield`",
     ),
     (
         "forward-caffe.res-l2norm_layer-deploy",
@@ -145,18 +107,6 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "snps.icnet-icnet_cityscapes_merge_subgraph",
         "layer type `ICNetSubgraph`",
-    ),
-    (
-        "stephenyan1231-caffe-public.9clusters-9clusters_v0.0-hdcnn_deploy",
-        "ConvolutionParameter has no field `quantization_kmean_num_cluster`",
-    ),
-    (
-        "video-caffe.c3d_ucf101-c3d_ucf101_deploy",
-        "layer type `NdPooling`",
-    ),
-    (
-        "visual-concepts.output-v1-mil_finetune.deploy",
-        "layer type `MIL`",
     ),
 ];
 

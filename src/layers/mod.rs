@@ -201,6 +201,7 @@ macro_rules! text {
 }
 
 // Here because it uses the macros.
+mod mnc;
 mod text_proposal;
 
 /// The legacy view of a bottom as N × C × H × W. Errors: `Invalid` with more axes.
@@ -687,8 +688,12 @@ layers! {
     broadcast_mul::BroadcastMul = "BroadcastMul" ("jolibrain"): [];
     center_grid_output::CenterGridOutput = "CenterGridOutput" ("yuqj1991"):
         [detection_output_param];
-    channel_scale::ChannelScale = "ChannelScale" ("happynear"): [];
+    channel_scale::ChannelScale = "ChannelScale" ("happynear") | "MaskPooling" ("MNC"): [];
     clip::Clip = "Clip" ("BVLC"): [clip_param];
+    color_conv::ColorConv = "ColorConv" ("colorization"): [color_conv_param];
+    compact_probabilistic_average_prob::CompactProbabilisticAverageProb =
+        "CompactProbabilisticAverageProb" ("HD-CNN"):
+        [compact_probabilistic_average_prob_layer_param];
     concat::Concat = "Concat" ("BVLC"): [concat_param];
     continuation_indicator::ContinuationIndicator = "ContinuationIndicator" ("jolibrain"):
         [continuation_indicator_param];
@@ -697,7 +702,8 @@ layers! {
         | "DepthwiseConvolution" ("MobileNet-YOLO")
         | "ConvolutionDepthwise" ("farmingyard")
         | "Convolution3D" ("C3D")
-        | "NdConvolution" ("video-caffe"):
+        | "NdConvolution" ("video-caffe")
+        | "HoleConvolution" ("PSPNet"):
         [convolution_param, convolution3d_param];
     crop::Crop = "Crop" ("BVLC"): [crop_param];
     ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder" ("yuqj1991"): [ctc_decoder_param];
@@ -706,6 +712,8 @@ layers! {
     decode_bbox::DecodeBBox = "DecodeBBox" ("Cascade R-CNN"): [bbox_reg_param];
     deconvolution::Deconvolution = "Deconvolution" ("BVLC"): [convolution_param];
     depth_to_space::DepthToSpace = "DepthToSpace" ("Synopsys"): [depth_to_space_param];
+    detection_ccpd_output::DetectionCcpdOutput = "DetectionCcpdOutput" ("yuqj1991"):
+        [lp_det_param];
     detection_output::DetectionOutput = "DetectionOutput" ("SSD"): [detection_output_param];
     dropout::Dropout = "Dropout" ("BVLC"): [dropout_param];
     dummy_data::DummyData = "DummyData" ("BVLC"): [dummy_data_param];
@@ -716,6 +724,8 @@ layers! {
     exp::Exp = "Exp" ("BVLC"): [exp_param];
     expand_dims_nd::ExpandDimsNd = "ExpandDimsND" ("Synopsys"): [expand_dims_nd_param];
     filter::Filter = "Filter" ("BVLC"): [];
+    fine2multi_coarse_prob::Fine2MultiCoarseProb = "Fine2MultiCoarseProb" ("HD-CNN"):
+        [fine2multicoarse_prob_layer_param];
     flatten::Flatten = "Flatten" ("BVLC"): [flatten_param];
     gs_tiling::GsTiling = "GSTiling" ("Xilinx"): [gs_tiling_param];
     hard_sigmoid::HardSigmoid = "HardSigmoid" ("Synopsys"): [hard_sigmoid_param];
@@ -737,10 +747,14 @@ layers! {
     lrn::Lrn = "LRN" ("BVLC"): [lrn_param];
     lstm::Lstm = "LSTM" ("BVLC"): [recurrent_param];
     lstm_unit::LstmUnit = "LSTMUnit" ("BVLC"): [];
+    mask_resize::MaskResize = "MaskResize" ("MNC"): [mask_resize_param];
     maximum::Maximum = "Maximum" ("rtpose"): [];
     memory_data::MemoryData = "MemoryData" ("BVLC"): [memory_data_param];
+    mil::Mil = "MIL" ("Microsoft"): [mil_param];
     mish::Mish = "Mish" ("Synopsys"): [];
     mul::Mul = "Mul" ("Synopsys"): [];
+    multi_stage_meanfield::MultiStageMeanfield = "MultiStageMeanfield" ("CRF-as-RNN"):
+        [multi_stage_meanfield_param];
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss" ("BVLC"): [];
     mvn::Mvn = "MVN" ("BVLC"): [mvn_param];
     nms::Nms = "Nms" ("rtpose"): [nms_param];
@@ -752,7 +766,8 @@ layers! {
     pad::Pad = "Pad" ("Synopsys"): [pad_param];
     parameter::Parameter = "Parameter" ("BVLC"): [parameter_param];
     permute::Permute = "Permute" ("SSD") | "Transpose" ("CTPN"): [transpose_param, permute_param];
-    pooling::Pooling = "Pooling" ("BVLC") | "Pooling3D" ("C3D"): [pooling_param, pooling3d_param];
+    pooling::Pooling = "Pooling" ("BVLC") | "Pooling3D" ("C3D") | "NdPooling" ("video-caffe"):
+        [pooling_param, pooling3d_param];
     power::Power = "Power" ("BVLC"): [power_param];
     prelu::PRelu = "PReLU" ("BVLC"): [prelu_param];
     prior_box::PriorBox = "PriorBox" ("SSD"): [prior_box_param];
@@ -772,6 +787,7 @@ layers! {
     rnn::Rnn = "RNN" ("BVLC"): [recurrent_param];
     roi_align::RoiAlign = "ROIAlign" ("MS-CNN"): [roi_pooling_param];
     roi_pooling::RoiPooling = "ROIPooling" ("Fast R-CNN"): [roi_pooling_param];
+    roi_warping::RoiWarping = "ROIWarping" ("MNC"): [roi_warping_param];
     scale::Scale = "Scale" ("BVLC"): [scale_param];
     scale_route::ScaleRoute = "ScaleRoute" ("Cascade R-CNN"): [scale_route_param];
     selu::Selu = "SeLu" ("jolibrain"): [selu_param];
@@ -794,6 +810,7 @@ layers! {
     tanh::TanH = "TanH" ("BVLC"): [];
     threshold::Threshold = "Threshold" ("BVLC"): [threshold_param];
     tile::Tile = "Tile" ("BVLC"): [tile_param];
+    unpooling::Unpooling = "Unpooling" ("mariolew"): [pooling_param];
     unstack::Unstack = "Unstack" ("Synopsys"): [unstack_param];
     upsample::Upsample = "Upsample" ("SegNet")
         | "UpsampleDarknet" ("Synopsys"):
@@ -803,7 +820,8 @@ layers! {
     window_data::WindowData = "WindowData" ("BVLC"): [window_data_param, transform_param];
     yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput" ("MobileNet-YOLO"):
         [yolo_detection_output_param];
-    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput" ("MobileNet-YOLO"):
+    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput" ("MobileNet-YOLO")
+        | "Yolov3Detection" ("yuqj1991"):
         [yolov3_detection_output_param];
 }
 

@@ -14,8 +14,8 @@
 //!
 //! Its ten anchors of a cell are 16 wide and 11 to 283 high.
 //!
-//! `ProposalLayer` of py-faster-rcnn (`lib/rpn/proposal_layer.py`) has the settings of its
-//! `config.py`:
+//! `ProposalLayer` of py-faster-rcnn (`lib/rpn/proposal_layer.py`), of which MNC's differs in
+//! training only, has the settings of its `config.py`:
 //!
 //! * bottoms: scores `1 × 2A × H × W`, background first; offsets `1 × 4A × H × W`;
 //!   height, width and scale of the picture.
@@ -26,10 +26,18 @@
 //! A box below 16 pixels of the original picture goes; of the best 6,000 (12,000 in
 //! phase TRAIN) those stay that no better one overlaps by more than 0.7, at most 300
 //! (2,000). Of equal scores the later one comes first.
+//!
+//! `MaskLayer` of MNC (`pylayer/mask_layer.py`) makes of masks `R × 441` blobs
+//! `R × 1 × 21 × 21`. Its `StageBridgeLayer` moves regions by the offsets of their best class,
+//! of equals the first, and cuts them to the picture. Both in phase TEST.
+//!
+//! * bottoms: regions `R × 5`; offsets `R × 4K`; scores `R × K`; height, width and scale of
+//!   the picture.
+//! * top `R × 5`: image 0 and corners.
 
 use super::boxes::routine as boxes;
 use super::proposal::anchors;
-use super::text_proposal;
+use super::{mnc, text_proposal};
 use super::{Cx, Layer, Moves};
 use crate::diag::Result;
 use crate::frontend::proto::{LayerParameter, PadParameter, Phase, PythonParameter, ReorgParameter};
@@ -43,6 +51,9 @@ pub enum Python {
     Proposal(Proposal),
     /// Of CTPN, with its stride.
     TextProposal(usize),
+    /// Of MNC.
+    Mask,
+    StageBridge,
 }
 
 #[derive(Clone, Debug)]
@@ -198,9 +209,15 @@ impl Layer for Python {
             cx.counts(3..=3, 2..=2)?;
             return Ok(Python::TextProposal(text_stride(p.param_str(), cx)?));
         }
-        if class == ("spatial_dropout", "SpatialDropoutLayer") && cx.phase == Phase::Test {
-            cx.counts(1..=1, 1..=1)?;
-            return Ok(Python::SpatialDropout);
+        let tested = match class {
+            ("spatial_dropout", "SpatialDropoutLayer") => Some((1, Python::SpatialDropout)),
+            ("mask_layer", "MaskLayer") => Some((1, Python::Mask)),
+            ("stage_bridge_layer", "StageBridgeLayer") => Some((4, Python::StageBridge)),
+            _ => None,
+        };
+        if let Some((bottoms, layer)) = tested.filter(|_| cx.phase == Phase::Test) {
+            cx.counts(bottoms..=bottoms, 1..=1)?;
+            return Ok(layer);
         }
         if class != ("proposal_layer", "ProposalLayer") {
             let message = format!(
@@ -220,6 +237,8 @@ impl Layer for Python {
                 "feat_stride" => every = value,
                 "scales" => scales = value,
                 "ratios" => ratios = value,
+                // Of MNC's gradients.
+                "gradient_scale" | "use_clip" | "clip_base" => {}
                 other => return Err(cx.unsupported(PARAM_STR, format!("`{other}`")).into()),
             }
         }
@@ -243,6 +262,8 @@ impl Layer for Python {
         let proposal = match self {
             Python::SpatialDropout => return Ok(vec![bottoms[0].clone()]),
             Python::TextProposal(_) => return text_proposal::infer(bottoms, cx),
+            Python::Mask => return mnc::masks(&bottoms[0], cx),
+            Python::StageBridge => return mnc::bridge(bottoms, cx),
             Python::Proposal(proposal) => proposal,
         };
         let each = proposal.anchors.len();
@@ -274,13 +295,18 @@ impl Layer for Python {
         matches!(self, Python::Proposal(_)).then_some(0)
     }
 
+    /// Region by region.
+    fn carries(&self, bottom: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        let regions = matches!(self, Python::StageBridge) && bottom < 3 && axis == 0;
+        regions.then_some(0)
+    }
+
     fn moves(&self, bottoms: &[Shape]) -> Option<Moves> {
-        let dropout = matches!(self, Python::SpatialDropout);
-        dropout.then(|| Moves::identity(&bottoms[0]))
+        self.is_view().then(|| Moves::identity(&bottoms[0]))
     }
 
     fn is_view(&self) -> bool {
-        matches!(self, Python::SpatialDropout)
+        matches!(self, Python::SpatialDropout | Python::Mask)
     }
 
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
@@ -293,6 +319,7 @@ impl Layer for Python {
             (&Python::TextProposal(stride), &[_, _, height, width]) => {
                 Some(text_proposal::call(height, width, stride))
             }
+            (Python::StageBridge, _) => Some(mnc::call(bottoms[2][1])),
             _ => None,
         }
     }
@@ -301,6 +328,8 @@ impl Layer for Python {
         let taken = match self {
             Python::SpatialDropout => "taken as ENet's SpatialDropoutLayer: it hands its bottom on",
             Python::TextProposal(_) => "taken as CTPN's ProposalLayer",
+            Python::Mask => "taken as MNC's MaskLayer with masks of 21 × 21",
+            Python::StageBridge => "taken as MNC's StageBridgeLayer",
             Python::Proposal(_) => "taken as py-faster-rcnn's ProposalLayer with its own settings",
         };
         Some(taken.into())
@@ -463,9 +492,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused() {
-        let text = "{'feat_stride': 16, 'use_clip': 0}";
+        let text = "{'feat_stride': 16, 'gradient_scale': 1, 'use_nms': 0}";
         let param = class("rpn.proposal_layer", "ProposalLayer", text);
         let got = refusal::<Python>(&param, &[&[1], &[1], &[1]]);
-        assert_eq!(got, "python_param.param_str: `use_clip`");
+        assert_eq!(got, "python_param.param_str: `use_nms`");
     }
 }

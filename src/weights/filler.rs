@@ -20,6 +20,10 @@ pub const FILLERS: &[&str] = &[
     "bilinear",
 ];
 
+/// What a layer may give its own square blobs: a value on the diagonal, else 0. It is no
+/// name of Caffe's.
+pub const DIAGONAL: &str = "(diagonal)";
+
 /// The values that the parameter's filler gives, drawn from `stream`.
 ///
 /// Errors: `Invalid` where Caffe would stop: an unknown type, `sparse` for another
@@ -53,6 +57,10 @@ pub fn fill(spec: &ParamSpec, stream: Stream) -> Result<FloatData, Diagnostic> {
             generated(len, move |i| deviation * stream.normal(i))
         }
         "bilinear" => bilinear(shape)?,
+        DIAGONAL => {
+            let (value, side) = (filler.value(), shape.last().copied().unwrap_or(1) as u64);
+            generated(len, move |i| if i % (side + 1) == 0 { value } else { 0.0 })
+        }
         other => return Err(unknown(other)),
     })
 }

@@ -10,7 +10,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use filler::{FILLERS, fill};
+pub use filler::{DIAGONAL, FILLERS, fill};
 pub use he::random;
 pub use stream::{Stream, random_input, random_labels};
 

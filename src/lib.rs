@@ -40,7 +40,7 @@ use diag::{Diagnostic, Result};
 use ir::Valid;
 use kernel::Checked;
 use leaf::Isa;
-use lower::{Chains, Pack};
+use lower::{Chains, Convolutions, Pack};
 use passes::Fuse;
 use runtime::arena::Block;
 use runtime::exec::{Engine, Executable};
@@ -52,6 +52,7 @@ pub struct Options {
     pub fuse: Fuse,
     /// Which of the chains that [`Fuse::All`] finds become one loop nest.
     pub chains: Chains,
+    pub convolutions: Convolutions,
     pub engine: Engine,
 }
 
@@ -62,6 +63,7 @@ impl Default for Options {
             isa: Isa::detect(),
             fuse: Fuse::All,
             chains: Chains::WhereItPays,
+            convolutions: Convolutions::WhereItPays,
             engine: Engine::Jit,
         }
     }
@@ -83,8 +85,12 @@ pub struct Plan {
 /// checker finds the program wrong.
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
-    let (isa, chains) = (options.isa, options.chains);
-    let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
+    let lowering = lower::Options {
+        isa: options.isa,
+        chains: options.chains,
+        convolutions: options.convolutions,
+    };
+    let lowered = lower::lower(&graph, &lowering)?;
     let packs = lowered.packs;
     let wrong = |bug| Diagnostic::bug(format!("the kernel program is wrong: {bug}"));
     Ok(Plan {

@@ -22,7 +22,7 @@ impl<const N: usize> Points<N> {
     pub const PAIR: [f32; 3] = match N {
         4 => [1.0, 0.0, 0.0],
         6 => [0.75, 1.5, 0.0],
-        _ => [0.25, 0.9375, 1.75],
+        _ => [0.3125, 0.875, 1.625],
     };
 
     // Coefficients of Π (t − p²), the lowest first, over all pairs but number `k`: those

@@ -21,9 +21,12 @@ use crate::kernel::{Addr, Affine, Arg, BufferId, Region, Stmt, Var};
 use crate::layers::Op;
 use crate::leaf::{Activation, BLOCK, Isa, Leaf, winograd_tiles};
 
-/// Channels that are summed in one accumulator: long sums lose more than the transforms
-/// do, and the weights of so many stay in the first-level cache.
-const SUMS: usize = 128;
+/// Blocks of channels that are summed in one accumulator, by the number of points: long
+/// sums lose as much as the transforms do, and the weights of so many stay in the
+/// first-level cache.
+fn longest_sum(n: usize) -> usize {
+    if n > 6 { 4 } else { 8 }
+}
 
 /// How a convolution is cut into tiles, and those into tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -585,8 +588,9 @@ impl Nest<'_> {
             buffer: products.buffer,
             offset: dst,
         };
-        let longest = SUMS / BLOCK;
-        let sums = chunk.inputs.div_ceil(chunk.inputs.div_ceil(longest));
+        let sums = chunk
+            .inputs
+            .div_ceil(chunk.inputs.div_ceil(longest_sum(self.w.n)));
         let mut stmts = Vec::new();
         for (nb, first, count) in tile::choose(b.isa(), TileKind::Blocked, tiles, size, BLOCK) {
             let tile = b.var();
@@ -726,5 +730,61 @@ impl Chunk {
     /// Nanoseconds, roughly, as in other steps.
     fn cost(&self, group: &Group) -> u64 {
         (self.weight_stride / BLOCK * self.part.size * group.tiles()) as u64 / 4 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn covered(total: usize, size: usize, last_is_other: bool) -> Vec<(usize, usize, usize)> {
+        let parts = parts(total, size, last_is_other);
+        parts.map(|p| (p.first, p.count, p.size)).collect()
+    }
+
+    #[test]
+    fn parts_cover_all_once() {
+        assert_eq!(covered(14, 2, false), [(0, 7, 2)]);
+        assert_eq!(covered(14, 2, true), [(0, 6, 2), (12, 1, 2)]);
+        assert_eq!(covered(7, 3, false), [(0, 2, 3), (6, 1, 1)]);
+        assert_eq!(covered(7, 3, true), [(0, 2, 3), (6, 1, 1)]);
+        assert_eq!(covered(3, 3, true), [(0, 1, 3)]);
+    }
+
+    fn layer(images: usize, side: usize, [inputs, outputs]: [usize; 2], kernel: usize) -> Layer {
+        Layer {
+            images,
+            size: [side, side],
+            source: inputs.div_ceil(BLOCK),
+            inputs: inputs.div_ceil(BLOCK),
+            outputs: outputs.div_ceil(BLOCK),
+            direct: (inputs * outputs * kernel * kernel) as f64,
+        }
+    }
+
+    #[test]
+    fn groups_are_parts_of_rows_then_of_maps_then_of_batches() {
+        let l = layer(16, 56, [64, 64], 3);
+        assert_eq!(l.group([56, 56], 28), [1, 1, 28]);
+        assert_eq!(l.group([14, 14], 28), [1, 2, 14]);
+        assert_eq!(l.group([14, 14], 42), [1, 3, 14]);
+        assert_eq!(l.group([4, 4], 56), [3, 4, 4]);
+        assert_eq!(l.group([2, 2], 7), [1, 2, 2]);
+    }
+
+    fn pays(layer: &Layer, kernel: usize) -> bool {
+        let sides = winograd_tiles(kernel).iter();
+        let plans = sides.flat_map(|&(n, m)| layer.plans(n.into(), m.into()));
+        plans
+            .map(|p| layer.cost(&p))
+            .any(|cost| cost < layer.direct_cost())
+    }
+
+    #[test]
+    fn it_pays_for_deep_layers_on_large_maps() {
+        assert!(pays(&layer(1, 56, [256, 256], 3), 3));
+        assert!(pays(&layer(1, 27, [96, 256], 5), 5));
+        assert!(!pays(&layer(1, 224, [3, 64], 3), 3));
+        assert!(!pays(&layer(1, 3, [512, 512], 3), 3));
     }
 }

@@ -319,6 +319,35 @@ layer { name: "sum" type: "Eltwise" bottom: "data" bottom: "c" top: "sum" }
 }
 
 #[test]
+fn random_fillers_feed_the_same_values_in_every_run() {
+    let net = r#"
+layer { name: "dummy" type: "DummyData" top: "c"
+  dummy_data_param { shape { dim: [100, 10] } data_filler { type: "uniform" min: 2 max: 3 } } }
+layer { name: "twice" type: "Power" bottom: "c" top: "twice" power_param { scale: 2 } }
+"#;
+    let place = Place::new(&[("net.prototxt", net)]);
+    place.ok("run net.prototxt --output-dir one");
+    place.ok("run net.prototxt --output-dir two");
+    let one = place.read("one/twice.npy");
+    assert_eq!(one, place.read("two/twice.npy"));
+    assert!(one.data.iter().all(|v| (4.0..6.0).contains(v)));
+    assert!(one.data[0] != one.data[1]);
+    place.ok("run net.prototxt --batch 1 --output-dir batch");
+    assert_eq!(place.read("batch/twice.npy").data, one.data[..10]);
+    place.tensor("x.npy", &[100, 10], |i| i as f32);
+    place.ok("run net.prototxt -i x.npy --output-dir fed");
+    assert_eq!(place.read("fed/twice.npy").data[..3], [0.0, 2.0, 4.0]);
+    let wrong = net.replace("type: \"uniform\"", "type: \"uniform\" sparse: 3");
+    let place = Place::new(&[("net.prototxt", &wrong)]);
+    let message = place.fails(1, "check net.prototxt");
+    assert!(message.contains("net.prototxt:3:47"), "{message}");
+    assert!(
+        message.contains("filler `uniform` knows no `sparse`"),
+        "{message}"
+    );
+}
+
+#[test]
 fn two_blobs_of_one_file_name_are_refused() {
     let net = NET.replace("\"second\"", "\"first_ip\"");
     let place = Place::new(&[("net.prototxt", &net)]);
@@ -351,6 +380,43 @@ fn weights(layer: &str, blobs: &[(&[i64], Vec<f32>)]) -> Vec<u8> {
         ..Default::default()
     };
     net.encode_to_vec()
+}
+
+#[test]
+fn the_matrix_of_an_infogain_loss_comes_from_its_file() {
+    let net = r#"
+layer { name: "x" type: "Input" top: "x" top: "y" input_param { shape { dim: [1, 2] } shape { dim: [1, 1] } } }
+layer { name: "loss" type: "InfogainLoss" bottom: "x" bottom: "y" top: "loss"
+  infogain_loss_param { source: "h.binaryproto" } }
+"#;
+    let place = Place::new(&[("net.prototxt", net)]);
+    place.tensor("x.npy", &[1, 2], |_| 0.0);
+    place.tensor("y.npy", &[1, 1], |_| 1.0);
+    let run = "run net.prototxt -i x=x.npy -i y=y.npy --output-dir out";
+    let gone = place.fails(1, run);
+    let at = "net.prototxt:4:25: error: layer `loss`: the matrix `h.binaryproto` is not there";
+    assert!(gone.contains(at), "{gone}");
+    fs::write(place.path("h.binaryproto"), "no array").unwrap();
+    let bad = place.fails(1, run);
+    assert!(
+        bad.contains("net.prototxt:4:25: error: layer `loss`: "),
+        "{bad}"
+    );
+    let matrix = BlobProto {
+        data: vec![0.0, 0.0, 1.0, 2.0],
+        shape: Some(BlobShape {
+            dim: vec![1, 1, 2, 2],
+        }),
+        ..BlobProto::default()
+    };
+    fs::write(place.path("h.binaryproto"), matrix.encode_to_vec()).unwrap();
+    let three = net.replace("[1, 2]", "[1, 3]");
+    fs::write(place.path("three.prototxt"), three).unwrap();
+    let small = place.fails(1, "check three.prototxt");
+    assert!(small.contains("must be 3×3, it is of 4 values"), "{small}");
+    place.ok(run);
+    let loss = place.read("out/loss.npy").data[0];
+    assert!((loss - 3.0 * 2f32.ln()).abs() < 1e-6, "{loss}");
 }
 
 #[test]
@@ -803,6 +869,36 @@ fn fused_against_unfused() {
         table.contains("FMA peak") && table.contains("\ntotal "),
         "{table}"
     );
+}
+
+#[test]
+fn every_step_has_its_line() {
+    let net = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chain_borders.prototxt");
+    let place = Place::new(&[("net.prototxt", &fs::read_to_string(net).unwrap())]);
+    for setting in ["", " --no-fuse"] {
+        let line = format!("bench net.prototxt --layers --runs 2 --threads 1,2 --json{setting}");
+        let answer = json(&place.ok(&line));
+        let settings = answer["settings"].as_array().unwrap();
+        assert_eq!(settings.len(), 2);
+        for setting in settings {
+            assert!(setting["read_gb_per_s"].as_f64().unwrap() > 0.0);
+            let (steps, total) = (setting["steps"].as_array().unwrap(), &setting["total"]);
+            for figure in ["macs", "activation_bytes", "weight_bytes"] {
+                let sum: u64 = steps.iter().map(|s| s[figure].as_u64().unwrap()).sum();
+                assert_eq!(sum, total[figure].as_u64().unwrap(), "{figure}");
+            }
+            let lost =
+                |s: &Value| s["median_ms"].as_f64().unwrap() - s["limit_ms"].as_f64().unwrap();
+            assert!(steps.is_sorted_by(|a, b| lost(a) >= lost(b)));
+        }
+    }
+    let table = place.ok("bench net.prototxt --layers --runs 2");
+    assert!(
+        table.contains("% of limit") && table.contains("convolution 3x3"),
+        "{table}"
+    );
+    let refused = place.fails(2, "bench net.prototxt --layers --worker");
+    assert!(refused.contains("cannot be used with"), "{refused}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! run takes long:
 //!
 //!     CAFFEC_ZOO=DIR cargo test --release --test zoo -- --ignored --nocapture
+//!
+//! `CAFFEC_ZOO_ONLY=TEXT` takes only the nets whose names hold the text.
 
 mod common;
 
@@ -71,86 +73,20 @@ const BROKEN: &[(&str, &str)] = &[
 /// Nets that are refused though their own fork loads them, and what is missing.
 const REFUSED: &[(&str, &str)] = &[
     (
-        "CTPN.deploy",
-        "class `ProposalLayer` of the Python module `layers.text_proposal_layer`",
-    ),
-    ("MNC.VGG16-cfm-test", "layer type `MaskPooling`"),
-    (
-        "MNC.VGG16-faster_rcnn_end2end-test",
-        "LayerParameter has no field `roi_warping_param`",
-    ),
-    (
-        "MNC.VGG16-mnc_5stage-test",
-        "LayerParameter has no field `roi_warping_param`",
-    ),
-    (
         "NormFace.draw-figure6-normalize_layer",
-        "`softmax_param.normalize_type` of the fork happynear",
-    ),
-    (
-        "NormFace.draw-update_two_points-normalize_layer",
-        "`softmax_param.normalize_type` of the fork happynear",
-    ),
-    (
-        "PSPNet.evaluation-pspnet50_ADE20K_473@49371f",
-        "`bn_param.moving_average` of the fork CTPN",
+        "layer type `GeneralContrastiveLoss`",
     ),
     (
         "VNet.Prototxt-train_noPooling_ResNet_cinque",
-        "the bottom must have 2 to 4 axes, it is 2×16×128×128×64",
+        "class `DiceLoss` of the Python module `pyLayer`",
     ),
-    (
-        "Vitis-AI.face_detect-face_detection-face_detection",
-        "layer type `GSTiling`",
-    ),
-    (
-        "Vitis-AI.face_detect-face_detection_360_640-face_detection_360_640",
-        "layer type `GSTiling`",
-    ),
-    (
-        "bvlc.crfasrnn_segmentation-TVG_CRFRNN_new_deploy",
-        "layer type `MultiStageMeanfield`",
-    ),
-    ("bvlc.deconv_deploy", "layer type `Unpooling`"),
     (
         "bvlc.deepface-deepface",
         "unknown V0 layer type `locally_connected`",
     ),
     (
-        "caffe_rtpose.model-coco-pose_deploy_linevec",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_copy_4sg_resize",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_linevec_1",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_linevec_2",
-        "layer type `ImResize`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_linevec_switch",
-        "LayerParameter has no field `render_param`",
-    ),
-    (
-        "caffe_rtpose.model-mpi-pose_deploy_resize",
-        "layer type `ImResize`",
-    ),
-    (
         "caffe_train.detector-Full_640x640-Centerface_v2_deploy",
         "layer type `CenternetDetectionOutput`",
-    ),
-    (
-        "caffe_train.detector-Full_640x640-Yolov3_face_deploy",
-        "layer type `Yolov3Detection`",
-    ),
-    (
-        "caffe_train.licensePlate-LPRecognition-lp_rec_deploy_v1",
-        "layer type `DetectionCcpdOutput`",
     ),
     (
         "caffe_train.ocr-densenet-densenet-no-blstm_deploy",
@@ -158,19 +94,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "cascade-rcnn.coco-res50-15s-800-fpn-cascade-deploy",
-        "type Concat after `proposals_fpn2`, of counted blobs",
-    ),
-    (
-        "colorization_flow_caffe.alexnet_deploy_fc",
-        "layer type `ColorConv`",
-    ),
-    (
-        "crfasrnn.matlab-scripts-TVG_CRFRNN_COCO_VOC",
-        "layer type `MultiStageMeanfield`",
-    ),
-    (
-        "crfasrnn.matlab-scripts-TVG_CRFRNN_new_deploy",
-        "layer type `MultiStageMeanfield`",
+        "a blob of 256000×256×7×7 elements",
     ),
     (
         "forward-caffe.res-l2norm_layer-deploy",
@@ -181,68 +105,8 @@ const REFUSED: &[(&str, &str)] = &[
         "`quantization_param` of the fork Ristretto",
     ),
     (
-        "intel-caffe.VNet-test_noPooling_ResNet_cinque",
-        "the bottom must have 2 to 4 axes, it is 1×16×128×128×64",
-    ),
-    (
-        "snps.DAN-DAN_convert_optimized",
-        "all bottoms must have one shape, not 256 and scalar",
-    ),
-    (
-        "snps.deeplab-deeplabv3_mnv2_pascal_train_aug-deeplabv3_mnv2_pascal_train_aug",
-        "layer type `ResizeBilinear`",
-    ),
-    (
-        "snps.deeptesla-deeptesla_convert",
-        "layer type `ExpandDimsND`",
-    ),
-    (
         "snps.icnet-icnet_cityscapes_merge_subgraph",
         "layer type `ICNetSubgraph`",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_reordered",
-        "layer type `SSDDecoder`",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_updated",
-        "detection_output_param.no_permute",
-    ),
-    (
-        "snps.resnet_50-resnet_v2_50_convert",
-        "class `PadTensor` of the Python module `pad`",
-    ),
-    (
-        "snps.srgan-SRGAN-srgan_fused_convert",
-        "layer type `DepthToSpace`",
-    ),
-    (
-        "snps.ssd_mobilenet_v2_coco-ssd_mobilenet_v2_yx",
-        "prior_box_param.tf",
-    ),
-    (
-        "snps.yolo_v2_voc-compressed_deploy_2x_python",
-        "class `darknet_reorg` of the Python module `yolov2`",
-    ),
-    (
-        "snps.yolo_v2_voc-yolo_voc",
-        "class `darknet_reorg` of the Python module `yolov2`",
-    ),
-    (
-        "ssd-models.faceboxes-deploy",
-        "1×25600 instead of 4 values for each of 1000 priors and image",
-    ),
-    (
-        "stephenyan1231-caffe-public.9clusters-9clusters_v0.0-hdcnn_deploy",
-        "ConvolutionParameter has no field `quantization_kmean_num_cluster`",
-    ),
-    (
-        "video-caffe.c3d_ucf101-c3d_ucf101_deploy",
-        "layer type `NdPooling`",
-    ),
-    (
-        "visual-concepts.output-v1-mil_finetune.deploy",
-        "layer type `MIL`",
     ),
 ];
 
@@ -257,7 +121,11 @@ const MIXED: &[&str] = &["AbhimanyuKulkarni-caffe.nin_imagenet-deploy"];
 /// Forks that their nets do not tell, by the start of the nets' names.
 const DIALECTS: &[(&str, Dialect)] = &[
     ("TextBoxes.", Dialect::TextBoxes),
+    ("VNet.", Dialect::Caffe3d),
     ("fast-rcnn.", Dialect::FastRcnn),
+    ("intel-caffe.", Dialect::Intel),
+    ("snps.", Dialect::Synopsys),
+    ("ssd-models.faceboxes", Dialect::FaceBoxes),
 ];
 
 const FUSED: (Fuse, Chains) = (Fuse::All, Chains::WhereItPays);
@@ -341,7 +209,8 @@ fn deploy_nets(zoo: &Path) -> Vec<PathBuf> {
     let lines = manifest
         .lines()
         .map(|line| line.split('\t').collect::<Vec<_>>());
-    let deploy = lines.filter(|fields| fields[1] == "deploy");
+    let only = std::env::var("CAFFEC_ZOO_ONLY").unwrap_or_default();
+    let deploy = lines.filter(|fields| fields[1] == "deploy" && fields[0].contains(&only));
     let nets: Vec<_> = deploy
         .map(|f| zoo.join(format!("{}.prototxt", f[0])))
         .collect();
@@ -417,35 +286,59 @@ fn agree(graph: &Valid) -> Result<String, String> {
         return Ok(format!("not run: {} GiB", bytes >> 30));
     }
     let inputs: Vec<Tensor> = graph.inputs.iter().map(|&b| input(graph, b)).collect();
-    let mut results = Vec::new();
-    for setting in [FUSED, UNFUSED] {
-        let plan = plan(graph, setting)?;
-        let weights = plan.pack().map_err(|e| e.to_string())?;
-        let exe = Executable::new(plan.program, weights, Engine::Jit).map_err(|e| e.to_string())?;
-        let got = common::run(&exe, 2, &inputs);
-        let pairs = graph.outputs.iter().zip(got.iter());
-        let tensors = pairs.map(|(&b, v)| Tensor::new(graph.shape(b).clone(), v.clone()));
-        results.push(graph.shown().of(&tensors.collect::<Vec<_>>()));
-    }
-    let unfused = results.pop().unwrap();
-    same(graph, &results[0], &unfused).map_err(|e| format!("fused and unfused: {e}"))?;
+    let (fused, unfused) = (run(graph, FUSED, &inputs)?, run(graph, UNFUSED, &inputs)?);
+    let mut pairs = vec![("unfused", unfused.clone())];
     let macs: u64 = graph.nodes.iter().map(|n| macs(graph, n)).sum();
-    let compared = if macs <= REFERENCE_MACS {
+    if macs <= REFERENCE_MACS {
         let want = ir::reference::run(graph, &inputs, &graph.outputs).map_err(|e| e.to_string())?;
-        let want = graph.shown().of(&want);
-        same(graph, &results[0], &want).map_err(|e| format!("fused and reference: {e}"))?;
-        "fused, unfused and reference agree"
-    } else {
-        "fused and unfused agree"
-    };
-    let varied = results[0]
+        pairs.push(("reference", graph.shown().of(&want)));
+    }
+    let mut note = String::new();
+    for (other, want) in &pairs {
+        let far = far(graph, &fused, want);
+        let Some(first) = far.first() else {
+            note += &format!("fused and {other} agree; ");
+            continue;
+        };
+        // A maximum's place, a threshold or a rank can hang on a hair: then a change of
+        // the inputs in their last bits moves as many values.
+        let nudged: Vec<Tensor> = inputs.iter().map(nudge).collect();
+        let wobble = self::far(graph, &run(graph, UNFUSED, &nudged)?, &unfused);
+        let (count, wobble) = (total(&far), total(&wobble));
+        let counts = format!("{count} values differ, {wobble} when the inputs are nudged");
+        if count > 4 * wobble {
+            return Err(format!("fused and {other}: `{}`, {counts}", first.0));
+        }
+        note += &format!("fused and {other}: {counts}; ");
+    }
+    let varied = fused
         .iter()
         .filter(|t| t.data.windows(2).any(|w| w[0] != w[1]));
-    Ok(format!(
-        "{compared}; {} of {} outputs vary",
-        varied.count(),
-        results[0].len()
-    ))
+    let (varied, outputs) = (varied.count(), fused.len());
+    Ok(format!("{note}{varied} of {outputs} outputs vary"))
+}
+
+/// What a user sees of a forward pass.
+fn run(graph: &Valid, setting: (Fuse, Chains), inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let plan = plan(graph, setting)?;
+    let weights = plan.pack().map_err(|e| e.to_string())?;
+    let exe = Executable::new(plan.program, weights, Engine::Jit).map_err(|e| e.to_string())?;
+    let got = common::run(&exe, 2, inputs);
+    let pairs = graph.outputs.iter().zip(got.iter());
+    let tensors = pairs.map(|(&b, v)| Tensor::new(graph.shape(b).clone(), v.clone()));
+    Ok(graph.shown().of(&tensors.collect::<Vec<_>>()))
+}
+
+/// The input with its last bits changed.
+fn nudge(input: &Tensor) -> Tensor {
+    let mut tensor = input.clone();
+    for (i, x) in tensor.data.iter_mut().enumerate() {
+        // Numbers of images and sizes stay what they are.
+        if x.fract() != 0.0 {
+            *x *= [1.0 - 3e-7, 1.0, 1.0 + 3e-7][i * 2_654_435_761 % 3];
+        }
+    }
+    tensor
 }
 
 fn macs(graph: &Graph, node: &ir::Node) -> u64 {
@@ -483,29 +376,27 @@ fn input(graph: &Graph, blob: ir::BlobId) -> Tensor {
     tensor
 }
 
-fn same(graph: &Graph, got: &[Tensor], want: &[Tensor]) -> Result<(), String> {
+/// Names of outputs that differ, and in how many values; in all if the shapes differ.
+fn far<'g>(graph: &'g Graph, got: &[Tensor], want: &[Tensor]) -> Vec<(&'g str, usize)> {
+    let mut far = Vec::new();
     for ((&blob, got), want) in graph.shown_outputs().iter().zip(got).zip(want) {
-        let name = &graph[blob].name;
-        if got.shape != want.shape {
-            return Err(format!("`{name}` is {} and {}", got.shape, want.shape));
-        }
         let finite = want.data.iter().filter(|w| w.is_finite());
         let largest = finite.fold(1.0f32, |m, v| m.max(v.abs()));
         let near = |(&g, &w): (&f32, &f32)| {
             g == w || g.is_nan() && w.is_nan() || (g - w).abs() <= common::TOLERANCE * largest
         };
-        let far = got
-            .data
-            .iter()
-            .zip(&want.data)
-            .filter(|&pair| !near(pair))
-            .count();
-        if far > 0 {
-            return Err(format!(
-                "{far} of {} values of `{name}` differ",
-                got.data.len()
-            ));
+        let pairs = got.data.iter().zip(&want.data);
+        let values = match got.shape == want.shape {
+            true => pairs.filter(|&pair| !near(pair)).count(),
+            false => got.data.len().max(want.data.len()),
+        };
+        if values > 0 {
+            far.push((graph[blob].name.as_str(), values));
         }
     }
-    Ok(())
+    far
+}
+
+fn total(far: &[(&str, usize)]) -> usize {
+    far.iter().map(|(_, values)| values).sum()
 }

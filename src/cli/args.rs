@@ -388,6 +388,10 @@ pub struct BenchArgs {
     /// Measure one setting and write its outputs to DIR
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// Measure every step by itself: the one that loses most against what the machine could
+    /// do first
+    #[arg(long, conflicts_with_all = ["inputs", "output_dir", "backend", "worker"])]
+    pub layers: bool,
     /// Stay up and serve timed runs over stdin and stdout, one JSON object a line
     #[arg(long)]
     pub worker: bool,

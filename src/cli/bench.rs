@@ -1,7 +1,10 @@
-//! `caffec bench`: fused against unfused, or one setting by itself.
+//! `caffec bench`: fused against unfused, or one setting by itself, as a whole or step by
+//! step.
 //!
 //! Both contestants run in turns in one process, so that a clock that wanders
 //! meets both; the machine's multiply-add peak is measured in between.
+
+mod steps;
 
 use super::args::{Backend, BenchArgs};
 use super::model::{self, Machine, executable};
@@ -29,6 +32,9 @@ const WARM_UP: usize = 2;
 pub fn run(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     if args.worker {
         return worker::run(args, sources);
+    }
+    if args.layers {
+        return steps::run(args, sources);
     }
     let single = args.output_dir.is_some()
         || !args.inputs.inputs.is_empty()
@@ -121,7 +127,7 @@ fn stand_ins(
     let stand_in = |input: &BlobId| {
         let Blob { name, shape, .. } = &graph[*input];
         match graph.defaults.get(input) {
-            Some(&value) => Tensor::new(shape.clone(), vec![value; shape.count()]),
+            Some(values) => Tensor::new(shape.clone(), values.floats().into_owned()),
             None => random_input(name, shape.clone(), 1),
         }
     };
@@ -224,42 +230,61 @@ impl std::fmt::Display for Stats {
 
 fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
-    let loaded = model::load(&args.net, sources)?;
-    model::note_stand_ins(&args.weights);
-    let batches: Vec<Option<usize>> = match args.batch.as_slice() {
-        [] => vec![None],
-        batches => batches.iter().copied().map(Some).collect(),
-    };
     let mut reports = Vec::new();
-    for batch in batches {
-        let wishes = model::wishes(&args.net, batch, &[]);
-        let (mut graph, inputs) = stand_ins(&loaded, wishes, sources)?;
-        model::fill_weights(&args.weights, &args.net, &mut graph)?;
+    each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
-        let batch = inputs.first().and_then(|t| t.shape.first().copied());
         let duel = Duel::new(graph, inputs, args.engine.conv.into(), isa)?;
         for &threads in &args.threads {
             let report = duel.fight(threads, args.runs)?;
             if !args.json {
-                let head = format!(
-                    "{}, batch {}, {threads} {}, {isa}",
-                    diag::clean(&name),
-                    batch.unwrap_or(1),
-                    if threads == 1 { "thread" } else { "threads" },
-                );
+                let head = heading(&name, batch, threads, isa);
                 let mut out = io::stdout().lock();
                 writeln!(out, "{head}{}", report.text())?;
                 out.flush()?;
             }
             reports.push(report.json(&name, batch, isa));
         }
-    }
+        Ok(())
+    })?;
     if args.json {
         let mut out = io::stdout().lock();
         writeln!(out, "{}", json!({"version": 1, "settings": reports}))?;
         out.flush()?;
     }
     Ok(())
+}
+
+/// Calls `each` with the net, with weights, and random inputs for each batch size
+/// asked for.
+fn each_batch(
+    args: &BenchArgs,
+    sources: &mut Sources,
+    mut each: impl FnMut(Valid, Vec<Tensor>, Option<usize>) -> Outcome,
+) -> Outcome {
+    let loaded = model::load(&args.net, sources)?;
+    model::note_stand_ins(&args.weights);
+    let batches: Vec<Option<usize>> = match args.batch.as_slice() {
+        [] => vec![None],
+        batches => batches.iter().copied().map(Some).collect(),
+    };
+    for batch in batches {
+        let wishes = model::wishes(&args.net, batch, &[]);
+        let (mut graph, inputs) = stand_ins(&loaded, wishes, sources)?;
+        model::fill_weights(&args.weights, &args.net, &mut graph)?;
+        let batch = inputs.first().and_then(|t| t.shape.first().copied());
+        each(graph, inputs, batch)?;
+    }
+    Ok(())
+}
+
+/// What a report is about.
+fn heading(net: &str, batch: Option<usize>, threads: usize, isa: Isa) -> String {
+    format!(
+        "{}, batch {}, {threads} {}, {isa}",
+        diag::clean(net),
+        batch.unwrap_or(1),
+        if threads == 1 { "thread" } else { "threads" },
+    )
 }
 
 /// Layers that are reported together.

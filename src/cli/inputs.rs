@@ -47,10 +47,10 @@ pub fn feed(
             continue;
         }
         let Some(paths) = files.get(&blob.name) else {
-            let value = declared.defaults.get(&input);
-            let value = *value.ok_or_else(|| unfed(&declared))?;
-            let data = vec![value; blob.shape.count()];
-            tensors.insert(blob.name.clone(), Tensor::new(blob.shape.clone(), data));
+            let values = declared.defaults.get(&input);
+            let values = values.ok_or_else(|| unfed(&declared))?.floats();
+            let tensor = Tensor::new(blob.shape.clone(), values.into_owned());
+            tensors.insert(blob.name.clone(), tensor);
             continue;
         };
         let wanted = Wanted {
@@ -93,12 +93,13 @@ fn named(args: &InputArgs) -> Files {
 /// Gives files without a name to the only input that has none, or an archive to the
 /// inputs that it has arrays for.
 fn name_the_rest(args: &InputArgs, graph: &Graph, files: &mut Files) -> Result<(), Failure> {
-    // What has a value of its own is fed only by name.
-    let own = |b: &&BlobId| graph.defaults.contains_key(*b);
+    // What has values of its own is fed only by name, unless nothing else is there.
+    let own = |b: &BlobId| graph.defaults.contains_key(b);
+    let all_own = graph.inputs.iter().all(own);
     let free: BTreeSet<String> = graph
         .inputs
         .iter()
-        .filter(|b| !own(b))
+        .filter(|b| all_own || !own(b))
         .map(|&b| graph[b].name.clone())
         .filter(|name| !files.contains_key(name))
         .collect();

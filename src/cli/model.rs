@@ -3,8 +3,8 @@
 use super::args::{Backend, EngineArgs, NetArgs, StateArgs, WeightArgs};
 use super::talk::{self, Progress};
 use super::{Failure, IsaArg};
-use caffec::diag::{Diagnostic, Kind, Result, Sources, clean};
-use caffec::frontend::binary::WeightsFile;
+use caffec::diag::{Diagnostic, Errors, Kind, Result, Sources, clean};
+use caffec::frontend::binary::{WeightsFile, read_blob};
 use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, load_net};
 use caffec::ir::{self, Built, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
@@ -83,14 +83,37 @@ pub fn read(
 ) -> Result<Model> {
     let (name, bytes) = read_file(path)?;
     let sha256 = hex(&Sha256::digest(&bytes));
-    match frontend::load(&name, bytes, sources, &state.into(), kind)? {
-        Loaded::Net(net) => Ok(Model {
+    let mut model = match frontend::load(&name, bytes, sources, &state.into(), kind)? {
+        Loaded::Net(net) => Model {
             name,
             sha256,
             net: *net,
-        }),
-        Loaded::Solver(solver) => read_net_of(path, solver, sources),
+        },
+        Loaded::Solver(solver) => read_net_of(path, solver, sources)?,
+    };
+    read_matrices(&mut model)?;
+    Ok(model)
+}
+
+/// Reads the matrices of InfogainLoss layers. A file that is not there is the layer's to
+/// tell, if it stays in the net.
+fn read_matrices(model: &mut Model) -> Result<()> {
+    let net = &mut model.net;
+    for (i, (layer, source)) in net.param.layer.iter().zip(&net.layers).enumerate() {
+        let name = match &layer.infogain_loss_param {
+            Some(p) if layer.r#type() == "InfogainLoss" && layer.bottom.len() == 2 => p.source(),
+            _ => continue,
+        };
+        let Some(file) = named_file(Path::new(&model.name), name) else {
+            continue;
+        };
+        let at = source.span_of("infogain_loss_param.source");
+        let located = |e: Errors| e.map(|d| d.at(at).layer(layer.name()));
+        let (file, bytes) = read_file(&file).map_err(located)?;
+        let blob = read_blob(&file, bytes).map_err(located)?;
+        net.files.insert(i, blob.data.floats().into_owned());
     }
+    Ok(())
 }
 
 fn read_net_of(path: &Path, solver: SolverNet, sources: &mut Sources) -> Result<Model> {

@@ -39,7 +39,7 @@ use crate::diag::{Diagnostic, Result, Sources};
 use prost::Message as _;
 use proto::{LayerParameter, NetParameter, NetState, Phase, SolverParameter};
 use schema::{MessageType, Schema};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The message types of `proto/caffe.proto`.
 pub mod proto {
@@ -98,6 +98,9 @@ pub struct Net {
     /// Indices of layers that became convolutions (`ir::fc_to_conv`): files have their
     /// weights as those of InnerProduct layers.
     pub flat: BTreeSet<usize>,
+    /// By index of a layer, the array in the file that it names (the matrix of an
+    /// InfogainLoss), for whoever may read files to add.
+    pub files: BTreeMap<usize, Vec<f32>>,
     /// Layers of the file that are not part of the net in this state.
     pub elsewhere: Vec<(LayerParameter, LayerSource)>,
     /// What was ignored or lost, as in Caffe: for the user to know, no errors.
@@ -175,6 +178,7 @@ fn finish((param, spans, mut notes): Bound, state: &State) -> Result<Net> {
         param,
         layers,
         flat: BTreeSet::new(),
+        files: BTreeMap::new(),
         elsewhere,
         notes,
     })

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use super::dialect::of_clips;
 use super::proto::v1_layer_parameter::LayerType;
 use super::proto::{
     BlobShape, InputParameter, LayerParameter, NetParameter, ParamSpec, SolverParameter,
@@ -694,14 +695,6 @@ fn inputs_to_layer(
     };
     layers.insert(0, (layer, LayerSource::inputs(spans.cloned(), axes)));
     Ok(())
-}
-
-/// Whether the layer takes clips, as only C3D has them.
-fn of_clips(layer: &LayerParameter) -> bool {
-    matches!(
-        layer.r#type(),
-        "Convolution3D" | "Deconvolution3D" | "Pooling3D"
-    )
 }
 
 /// Three param records belong to the days when the solver had to be told not to

@@ -10,11 +10,13 @@
 use super::labels;
 use super::sharing::Sharing;
 use super::wiring::{Layer, Wiring};
-use super::{Blob, BlobId, Count, Epilogue, Graph, Node, Shape, Valid};
+use super::{Blob, BlobId, Count, Epilogue, FloatData, Graph, Node, ParamSpec, Shape, Valid};
 use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
+use crate::frontend::proto::FillerParameter;
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
-use crate::layers::{Cx, Feed, Op, Registry};
+use crate::layers::{Cx, Feed, Op, Registry, python};
+use crate::weights::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What the caller wants of the net.
@@ -78,11 +80,15 @@ pub fn build(net: &Net, options: &Options) -> Built {
         layers: &layers,
         elsewhere: Layer::elsewhere(net).collect(),
         options,
+        dialect: options
+            .dialect
+            .or_else(|| Dialect::told_by(&net.param.layer)),
         wiring,
         graph: Graph::named(net.param.name()),
         names: BTreeMap::new(),
         storage: Vec::new(),
         sharing: Sharing::default(),
+        sums: BTreeMap::new(),
         incomplete: Vec::new(),
         notes,
         errors: Vec::new(),
@@ -110,6 +116,7 @@ struct Builder<'a> {
     layers: &'a [Layer<'a>],
     elsewhere: Vec<Layer<'a>>,
     options: &'a Options,
+    dialect: Option<Dialect>,
     wiring: Wiring,
     graph: Graph,
     names: BTreeMap<&'a str, Name>,
@@ -117,6 +124,8 @@ struct Builder<'a> {
     /// shape.
     storage: Vec<Option<BlobId>>,
     sharing: Sharing,
+    /// Of each sum of counts and a number the blob that has it.
+    sums: BTreeMap<(Vec<BlobId>, usize), BlobId>,
     incomplete: Vec<Incomplete>,
     notes: Vec<Diagnostic>,
     errors: Vec<Diagnostic>,
@@ -148,8 +157,9 @@ impl<'a> Builder<'a> {
             bottoms: layer.bottoms().len(),
             tops: layer.tops().len(),
             in_place: layer.in_place(0),
-            dialect: self.options.dialect,
+            dialect: self.dialect,
             registry: &self.options.registry,
+            file: layer.file,
             span: &span,
         };
         let op = Op::from_param(layer.param, &cx);
@@ -172,9 +182,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Makes inputs or a node of a layer whose bottoms are known.
-    fn place(&mut self, i: usize, op: Op, bottoms: &[BlobId], cx: &Cx) -> Result<()> {
+    fn place(&mut self, i: usize, mut op: Op, bottoms: &[BlobId], cx: &Cx) -> Result<()> {
         let layer = &self.layers[i];
-        if let Some(note) = op.note() {
+        if let Some(note) = op.note().or_else(|| python::note(layer.param)) {
             let note = Diagnostic::invalid(note).at(layer.span());
             self.notes.push(note.layer(layer.name()));
         }
@@ -194,6 +204,10 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let shared = op.shares_storage();
+        if let Op::Concat(concat) = &mut op {
+            let count = |&b: &BlobId| self.graph[b].count.map(|count| count.axis);
+            concat.find_counted(&bottoms.iter().map(count).collect::<Vec<_>>(), &shapes);
+        }
         let (known, counts) = self.counts(layer, &op, bottoms, &tops)?;
         let tops = self.blobs(i, tops);
         let mut made = tops.clone();
@@ -205,8 +219,14 @@ impl<'a> Builder<'a> {
             let count = self
                 .graph
                 .add_blob(&format!("{name}_count"), Shape::new([1])?);
+            let mut blob = count;
+            if let Op::Concat(_) = op {
+                // Blobs joined of parts with the same counts have as many elements.
+                let fixed = bottoms.iter().filter(|&&b| self.graph[b].count.is_none());
+                let fixed = fixed.map(|&b| self.graph.shape(b)[axis]).sum();
+                blob = *self.sums.entry((counts.clone(), fixed)).or_insert(count);
+            }
             for &top in &tops {
-                let blob = count;
                 self.graph[top].count = Some(Count { axis, blob });
             }
             made.push(count);
@@ -270,10 +290,13 @@ impl<'a> Builder<'a> {
     /// The tops of layer `i` as inputs of the graph.
     fn inputs(&mut self, i: usize, feeds: Vec<Feed>) -> Result<()> {
         let layer = &self.layers[i];
-        let defaults: Vec<Option<f32>> = feeds.iter().map(|feed| feed.default).collect();
         let mut shapes = Vec::new();
+        let mut defaults = Vec::new();
         for (name, feed) in layer.tops().iter().zip(feeds) {
-            shapes.push(self.input_shape(layer, name, feed.shape)?);
+            let shape = self.input_shape(layer, name, feed.shape)?;
+            let fill = |filler| default_values(layer, name, shape.clone(), filler);
+            defaults.push(feed.default.map(fill).transpose()?);
+            shapes.push(shape);
         }
         check_tops_shapes(layer, &[], &shapes)?;
         let tops = self.blobs(i, shapes);
@@ -573,8 +596,22 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// What the filler gives for the input `name`, the same whenever it is asked.
+fn default_values(
+    layer: &Layer,
+    name: &str,
+    shape: Shape,
+    filler: FillerParameter,
+) -> Result<FloatData> {
+    let stream = Stream::new(1).derive(name, 0);
+    let filled = weights::fill(&ParamSpec { shape, filler }, stream);
+    let at = layer.span_of("dummy_data_param.data_filler");
+    Ok(filled.map_err(|d| d.at(at).layer(layer.name()))?)
+}
+
 /// Errors: `Invalid` for blobs without elements, on which Caffe aborts when it
-/// runs, and for in-place layers that would change the shape.
+/// runs, and for in-place layers that would change the shape, but for axes of size 1 up
+/// to the old four.
 fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result<()> {
     for (t, shape) in tops.iter().enumerate().take(layer.tops().len()) {
         let name = &layer.tops()[t];
@@ -582,7 +619,8 @@ fn check_tops_shapes(layer: &Layer, bottoms: &[Shape], tops: &[Shape]) -> Result
             let message = format!("top `{name}` would be {shape}, without any element");
             return Err(layer.invalid(&format!("top[{t}]"), message).into());
         }
-        if layer.in_place(t) && bottoms[t] != *shape {
+        let kept = |bottom: &Shape| bottom == shape || bottom.nchw().is_some_and(|d| d == **shape);
+        if layer.in_place(t) && !kept(&bottoms[t]) {
             let message = format!(
                 "cannot work in place: `{name}` of {} would become {shape}",
                 bottoms[t]

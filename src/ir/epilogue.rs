@@ -34,7 +34,7 @@ impl Node {
         let top = graph.shape(self.tops[0]);
         let axis = match &self.op {
             Op::Convolution(c) | Op::Deconvolution(Deconvolution(c)) => top.axis(c.axis).ok()?,
-            Op::InnerProduct(p) if !p.normalize => top.len().checked_sub(1)?,
+            Op::InnerProduct(p) if !p.normalize => top.len().checked_sub(1 + p.ones)?,
             _ => return None,
         };
         (axis == 1).then(|| top[axis])

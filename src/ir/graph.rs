@@ -49,9 +49,8 @@ pub struct Graph {
     pub blobs: Vec<Blob>,
     pub params: Vec<Param>,
     pub inputs: Vec<BlobId>,
-    /// Inputs whose elements all have this value where the caller feeds nothing (Caffe's
-    /// `DummyData` with constant fillers).
-    pub defaults: BTreeMap<BlobId, f32>,
+    /// Values of inputs where the caller feeds nothing (Caffe's `DummyData`).
+    pub defaults: BTreeMap<BlobId, FloatData>,
     /// Blobs that the caller gets, in Caffe's order (alphabetical), then those asked
     /// for by name, then the counts of both.
     pub outputs: Vec<BlobId>,

@@ -119,7 +119,8 @@ impl Unfed {
     }
 }
 
-/// Whether the top is `DummyData` of a constant filler, which needs no feeding.
+/// Whether the top is `DummyData` of a constant filler: a label that needs no feeding.
+/// Random values are no labels.
 fn makes_constant(layer: &Layer, top: usize) -> bool {
     let dummy = layer.param.dummy_data_param.as_ref();
     let filler = dummy.and_then(|d| d.data_filler.get(top).or(d.data_filler.first()));

@@ -5,7 +5,7 @@ use super::wiring::Layer;
 use super::{FloatData, Graph, Param, ParamId, ParamSpec};
 use crate::diag::{Diagnostic, Result};
 use crate::frontend::proto::{BlobProto, ParamSpec as Declared, param_spec::DimCheckMode};
-use crate::weights::FILLERS;
+use crate::weights::{DIAGONAL, FILLERS};
 use std::collections::HashMap;
 
 /// The parameters that have a name.
@@ -156,7 +156,7 @@ fn values(layer: &Layer, index: usize, blob: &BlobProto, count: usize) -> Result
 
 fn check_filler(layer: &Layer, spec: &ParamSpec) -> Result<()> {
     let name = spec.filler.r#type();
-    if FILLERS.contains(&name) {
+    if FILLERS.contains(&name) || name == DIAGONAL {
         return Ok(());
     }
     let d = layer.invalid("", format!("there is no filler `{name}`"));

@@ -2,7 +2,7 @@
 
 use super::{Built, Options, Shape, Tensor, build, reference};
 use crate::diag::{Errors, Sources};
-use crate::frontend::{State, load_net};
+use crate::frontend::{Dialect, State, load_net};
 use std::collections::BTreeSet;
 
 fn built(text: &str, options: &Options) -> (Sources, Built) {
@@ -247,5 +247,35 @@ fn broken_graphs_are_noticed() {
     assert_eq!(
         broken(&|g| g.outputs[0].0 = 9),
         "%9 is read before it is written"
+    );
+}
+
+#[test]
+fn a_net_of_c3d_has_inner_products_of_five_axes() {
+    let net = |pool: &str, product: &str| {
+        format!(
+            "layer {{ name: 'in' type: 'Input' top: 'x' input_param {{ shape {{ dim: 2 dim: 1 dim: 2 dim: 2 dim: 2 }} }} }}
+             layer {{ name: 'p' type: 'Pooling3D' bottom: 'x' top: 'p' {pool} {{ kernel_size: 2 kernel_depth: 2 }} }}
+             layer {{ name: 'f' type: 'InnerProduct' bottom: 'p' top: 'f' inner_product_param {{ num_output: 3 {product} }} }}"
+        )
+    };
+    let shape = |text: &str, dialect: Option<Dialect>| {
+        let options = Options {
+            dialect,
+            ..Options::default()
+        };
+        let (_, built) = built(text, &options);
+        let graph = built.valid().unwrap().0;
+        graph.shape(graph.names["f"]).to_string()
+    };
+    let (c3d, mnn) = (net("pooling_param", ""), net("pooling3d_param", ""));
+    assert_eq!(shape(&c3d, None), "2×3×1×1×1");
+    assert_eq!(shape(&c3d, Some(Dialect::Bvlc)), "2×3");
+    assert_eq!(shape(&mnn, None), "2×3");
+    assert_eq!(shape(&mnn, Some(Dialect::C3d)), "2×3×1×1×1");
+    let axis = errors(&net("pooling_param", "axis: 2"));
+    assert!(
+        axis.contains("inner products of C3D have no axis"),
+        "{axis}"
     );
 }

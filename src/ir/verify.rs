@@ -53,6 +53,7 @@ impl Graph {
             in_place: false,
             dialect: None,
             registry: &Registry::default(),
+            file: None,
             span: &|_| None,
         };
         let mut tops = node.op.infer(&bottoms, &cx).map_err(|e| e.to_string())?;

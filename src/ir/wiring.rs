@@ -11,6 +11,8 @@ pub struct Layer<'a> {
     pub source: &'a LayerSource,
     /// As [`Net::flat`] says.
     pub flat: bool,
+    /// As [`Net::files`] says.
+    pub file: Option<&'a [f32]>,
 }
 
 impl<'a> Layer<'a> {
@@ -20,6 +22,7 @@ impl<'a> Layer<'a> {
             param,
             source,
             flat: net.flat.contains(&i),
+            file: net.files.get(&i).map(Vec::as_slice),
         })
     }
 
@@ -30,6 +33,7 @@ impl<'a> Layer<'a> {
             param,
             source,
             flat: false,
+            file: None,
         })
     }
 

@@ -25,6 +25,7 @@ pub use check::{Bug, Checked};
 
 use crate::leaf::routine::Routine;
 use crate::leaf::{Isa, Leaf};
+use std::collections::BTreeSet;
 
 macro_rules! id {
     ($name:ident, $letter:literal) => {
@@ -341,6 +342,44 @@ impl Stmt {
                 stmt.visit(f);
             }
         }
+    }
+
+    /// Calls `touch` for the addresses of this statement itself, not of those inside it.
+    pub fn addresses(&self, touch: &mut impl FnMut(&Addr)) {
+        match self {
+            Stmt::For { .. } => {}
+            Stmt::Map { dst, value, .. } => {
+                touch(dst);
+                value.visit(&mut |expr| {
+                    if let Expr::Load(addr) | Expr::Splat(addr) = expr {
+                        touch(addr);
+                    }
+                });
+            }
+            Stmt::Routine(call) => call.operands().for_each(|(addr, _)| touch(addr)),
+            Stmt::Call { args, .. } => args.iter().for_each(|arg| {
+                if let Arg::Addr(addr) = arg {
+                    touch(addr);
+                }
+            }),
+        }
+    }
+}
+
+impl Program {
+    /// Bytes of packed weights that a step reads, each counted once.
+    pub fn weight_bytes(&self, step: &Step) -> u64 {
+        let mut read = BTreeSet::new();
+        for stmt in step.regions.iter().flat_map(|region| &region.body) {
+            stmt.visit(&mut |stmt| {
+                stmt.addresses(&mut |addr| {
+                    read.insert(addr.buffer);
+                });
+            });
+        }
+        let buffers = read.iter().map(|id| &self.buffers[id.0 as usize]);
+        let weights = buffers.filter(|buffer| matches!(buffer.place, Place::Weights(_)));
+        weights.map(|buffer| 4 * buffer.len as u64).sum()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `BN` of forks: two layers of that name, which `bn_param` tells apart, else the dialect.
+//! `BN` of forks: three layers of that name, which `bn_param` tells apart, else the dialect.
 //!
 //! * SegNet (a filler for scale or shift, `bn_mode`, or more than one top): with `bn_mode`
 //!   INFERENCE `scale · x + shift`; LEARN, the default in all phases, takes
@@ -7,6 +7,10 @@
 //! * PSPNet (everything else): `slope · (x − mean) / sqrt(variance + eps) + bias`, in phase
 //!   TRAIN, unless `frozen`, by the statistics of the batch. Blobs: slope, bias, mean,
 //!   variance.
+//! * PSPNet before that, and CTPN (`moving_average`, `var_eps` or `decay`):
+//!   `scale · (x − mean) / sqrt(variance + var_eps) + shift`, by the statistics of the batch
+//!   unless, in phase TEST, `moving_average` says that they are stored. Blobs: scale, shift,
+//!   mean, variance.
 //!
 //! All blobs are `[1, C, 1, 1]`; variances are biased.
 
@@ -38,7 +42,7 @@ pub enum Statistics {
 }
 
 impl Layer for Bn {
-    /// `momentum` matters to training only.
+    /// `momentum` and `decay` matter to training only.
     fn claims() -> &'static [&'static str] {
         &[
             "bn_param.slope_filler",
@@ -49,6 +53,9 @@ impl Layer for Bn {
             "bn_param.scale_filler",
             "bn_param.shift_filler",
             "bn_param.bn_mode",
+            "bn_param.moving_average",
+            "bn_param.var_eps",
+            "bn_param.decay",
         ]
     }
 
@@ -57,6 +64,35 @@ impl Layer for Bn {
         let constant = |filler: Option<FillerParameter>, value| {
             filler.unwrap_or_else(|| constant_filler(value))
         };
+        let earlier = p.moving_average.is_some() || p.var_eps.is_some() || p.decay.is_some();
+        if earlier {
+            for (field, given) in [
+                ("slope_filler", p.slope_filler.is_some()),
+                ("bias_filler", p.bias_filler.is_some()),
+                ("frozen", p.frozen.is_some()),
+                ("eps", p.eps.is_some()),
+                ("bn_mode", p.bn_mode.is_some()),
+            ] {
+                if given {
+                    let field = format!("bn_param.{field}");
+                    let message = "a layer with moving_average, var_eps or decay has no such field";
+                    return Err(cx.unsupported(&field, message).into());
+                }
+            }
+            cx.counts(1..=1, 1..=1)?;
+            let stored = cx.phase == Phase::Test && p.moving_average();
+            return Ok(Bn {
+                statistics: if stored { Statistics::Stored } else { Statistics::Batch },
+                eps: p.var_eps(),
+                fillers: vec![
+                    constant(p.scale_filler, 0.0),
+                    constant(p.shift_filler, 0.0),
+                    constant_filler(0.0),
+                    constant_filler(0.0),
+                ],
+                tops: 1,
+            });
+        }
         let fields = p.scale_filler.is_some() || p.shift_filler.is_some() || p.bn_mode.is_some();
         if fields || cx.tops > 1 || cx.dialect == Some(Dialect::SegNet) {
             cx.counts(1..=1, 1..=3)?;
@@ -203,6 +239,40 @@ mod tests {
         assert_eq!(y[0].data, [10.5, 4., 30.5, 8.]);
         let got = refusal::<Bn>(&param(BnMode::Inference, 2), &[&[1, 2]]);
         assert!(got.starts_with("top: "), "{got}");
+    }
+
+    #[test]
+    fn the_earlier_layer_of_pspnet() {
+        let x = tensor(&[2, 2, 1, 1], [1., 5., 3., 9.]);
+        let blobs = [
+            blob([10., 1.]),
+            blob([0.5, -1.]),
+            blob([2., 1.]),
+            blob([3., 15.]),
+        ];
+        let param = |phase: Phase, moving| LayerParameter {
+            phase: Some(phase.into()),
+            bn_param: Some(Box::new(BnParameter {
+                scale_filler: Some(FillerParameter::default()),
+                var_eps: Some(1.),
+                moving_average: Some(moving),
+                ..BnParameter::default()
+            })),
+            ..LayerParameter::default()
+        };
+        let y = forward::<Bn>(&param(Phase::Test, true), &[&x], &blobs);
+        assert_close(&y[0].data, &[-4.5, 0., 5.5, 1.], 1e-6);
+        // Mean 2 and 7, variance 1 and 4 of the batch.
+        let [a, b] = [10. / 2f32.sqrt(), 2. / 5f32.sqrt()];
+        let batch = [0.5 - a, -1. - b, 0.5 + a, -1. + b];
+        for (phase, moving) in [(Phase::Test, false), (Phase::Train, true)] {
+            let y = forward::<Bn>(&param(phase, moving), &[&x], &blobs);
+            assert_close(&y[0].data, &batch, 1e-6);
+        }
+        let mut both = param(Phase::Test, true);
+        both.bn_param.as_mut().unwrap().frozen = Some(true);
+        let got = refusal::<Bn>(&both, &[&[1, 2]]);
+        assert!(got.starts_with("bn_param.frozen: "), "{got}");
     }
 
     #[test]

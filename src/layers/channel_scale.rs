@@ -1,5 +1,5 @@
 //! `ChannelScale` of forks: each position of bottom 0, in all channels, times its factor
-//! in bottom 1.
+//! in bottom 1. MNC calls it `MaskPooling`.
 //!
 //! * bottoms: `[N, C, …]` and `[N, 1, …]`. Top: as bottom 0.
 
@@ -29,6 +29,11 @@ impl Layer for ChannelScale {
             return Err(cx.invalid("bottom", message).into());
         }
         Ok(vec![x.clone()])
+    }
+
+    /// Along the axes that both bottoms have.
+    fn carries(&self, _: usize, axis: usize, _: &[Shape], _: &Shape) -> Option<usize> {
+        (axis != 1).then_some(axis)
     }
 
     fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {

@@ -1,9 +1,13 @@
 //! `Concat`: bottoms side by side along one axis (Caffe `concat_layer.cpp`).
+//!
+//! Of bottoms that have a data-dependent number of elements along that axis, those that
+//! count follow each other; the top has as many as all of them together.
 
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
 use crate::ir::{Node, Shape, Tensor};
+use crate::leaf::routine::Call;
 use crate::lower::{self, Builder};
 
 #[derive(Clone, Debug)]
@@ -12,6 +16,22 @@ pub struct Concat {
     pub axis: i32,
     /// With one bottom the top is the bottom's memory.
     single: bool,
+    /// Whether each bottom has a data-dependent extent along the axis; none if no bottom
+    /// has.
+    counted: Vec<bool>,
+}
+
+impl Concat {
+    /// Tells along which axes the bottoms have data-dependent extents. Along others than
+    /// its own the layer carries them, unless some are along its own.
+    pub fn find_counted(&mut self, axes: &[Option<usize>], bottoms: &[Shape]) {
+        let own = axis_of(self.axis, &bottoms[0]);
+        let some = axes.iter().flatten().next().is_some();
+        if !self.single && some && axes.iter().flatten().all(|&axis| axis == own) {
+            self.axis = own as i32;
+            self.counted = axes.iter().map(Option::is_some).collect();
+        }
+    }
 }
 
 impl Layer for Concat {
@@ -25,7 +45,11 @@ impl Layer for Concat {
             let message = "a Concat of several bottoms cannot write into one of them";
             return Err(cx.invalid("top", message).into());
         }
-        Ok(Concat { axis, single })
+        Ok(Concat {
+            axis,
+            single,
+            counted: Vec::new(),
+        })
     }
 
     /// Errors: `Invalid` where the bottoms differ in anything but that axis.
@@ -50,7 +74,32 @@ impl Layer for Concat {
         (axis != axis_of(self.axis, &bottoms[0])).then_some(axis)
     }
 
-    fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
+    fn counted(&self) -> Option<usize> {
+        let axis = usize::try_from(self.axis);
+        axis.ok().filter(|_| self.takes_counts())
+    }
+
+    fn takes_counts(&self) -> bool {
+        !self.counted.is_empty()
+    }
+
+    /// Of counted bottoms.
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
+        let axis = self.counted()?;
+        let outer = bottoms[0].count_of(0..axis);
+        let inner = bottoms[0].count_of(axis + 1..bottoms[0].len());
+        let mut sizes = vec![outer, inner];
+        for (bottom, &counted) in bottoms.iter().zip(&self.counted) {
+            sizes.extend([bottom[axis], usize::from(counted)]);
+        }
+        Some(Call::new(routine!("concat"), sizes, Vec::new()))
+    }
+
+    fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
+        let shapes = |tensors: &[&Tensor]| tensors.iter().map(|t| t.shape.clone()).collect::<Vec<_>>();
+        if let Some(call) = self.routine(&shapes(bottoms), &[]) {
+            return super::run(&call, bottoms, params, tops).expect("a routine without faults");
+        }
         let axis = axis_of(self.axis, &bottoms[0].shape);
         let outer = bottoms[0].shape.count_of(0..axis);
         let mut at = 0;
@@ -65,12 +114,45 @@ impl Layer for Concat {
     }
 
     fn lower(&self, node: &Node, b: &mut Builder) -> Result<()> {
+        if let Some(call) = self.routine(&b.graph.bottom_shapes(node), &[]) {
+            return lower::routine(b, node, call, &[]);
+        }
         let axis = axis_of(self.axis, b.graph.shape(node.bottoms[0]));
         lower::concat(b, node, axis)
     }
 
     fn shares_storage(&self) -> bool {
         self.single
+    }
+}
+
+/// Pasted into emitted source.
+mod routine {
+    // `sizes`: rows before the axis, elements of a place on it; for each bottom its extent
+    // and 1 if a count says how much of it is meant.
+    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
+        let [outer, inner] = [sizes[0], sizes[1]];
+        let extents = sizes[2..].chunks_exact(2);
+        let (blobs, counts) = bottoms.split_at(extents.len());
+        let mut counts = counts.iter().map(|count| count[0] as usize);
+        let mut parts = Vec::new();
+        for (extent, blob) in extents.zip(blobs) {
+            let whole = extent[0];
+            let some = if extent[1] == 1 { counts.next() } else { None };
+            parts.push((blob, whole, some.unwrap_or(whole).min(whole)));
+        }
+        let [top, count] = tops else { return };
+        count[0] = parts.iter().map(|part| part.2).sum::<usize>() as f32;
+        let row: usize = parts.iter().map(|part| part.1 * inner).sum();
+        top.fill(0.0);
+        for o in 0..outer {
+            let mut at = o * row;
+            for (blob, whole, some) in &parts {
+                let from = &blob[o * whole * inner..][..some * inner];
+                top[at..at + from.len()].copy_from_slice(from);
+                at += from.len();
+            }
+        }
     }
 }
 
@@ -119,8 +201,36 @@ mod tests {
         let concat = Concat {
             axis: -1,
             single: false,
+            counted: Vec::new(),
         };
         concat.reference(&[&a, &b], &[], &mut top);
         assert_eq!(top[0].data, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn what_counts_follows() {
+        let shapes = [[2, 2], [2, 1], [2, 3]].map(|dims| Shape::new(dims).unwrap());
+        let joined = |axis: i32, counted: [Option<usize>; 3]| {
+            let mut concat = Concat {
+                axis,
+                single: false,
+                counted: Vec::new(),
+            };
+            concat.find_counted(&counted, &shapes);
+            concat
+        };
+        let concat = joined(1, [Some(1), None, Some(1)]);
+        assert_eq!(concat.counted(), Some(1));
+        let data = [vec![1., 0., 4., 0.], vec![2., 5.], vec![3., 0., 0., 6., 0., 0.]];
+        let mut bottoms: Vec<Tensor> = shapes.iter().cloned().zip(data).map(|(s, d)| Tensor::new(s, d)).collect();
+        bottoms.extend([1., 1.].map(|count| Tensor::new(Shape::new([1]).unwrap(), vec![count])));
+        let bottoms: Vec<&Tensor> = bottoms.iter().collect();
+        let mut tops = [[2, 6].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
+        concat.reference(&bottoms, &[], &mut tops);
+        assert_eq!(tops[0].data, [1., 2., 3., 0., 0., 0., 4., 5., 6., 0., 0., 0.]);
+        assert_eq!(tops[1].data, [3.]);
+        assert_eq!(joined(1, [Some(0); 3]).counted(), None);
+        assert_eq!(joined(1, [Some(0), None, Some(1)]).counted(), None);
+        assert_eq!(joined(1, [None; 3]).counted(), None);
     }
 }

@@ -20,7 +20,8 @@
 //!   `pad` of the other two.
 //! * `NdConvolution` (video-caffe) gives them as `kernel_shape`, `stride_shape` and
 //!   `pad_shape`, a number for each axis.
-//! * `hole` (DeepLab) is the dilation. `pad_l`, `pad_r`, `pad_t` and `pad_b` (Synopsys) are a
+//! * `hole` (DeepLab) is the dilation; `HoleConvolution` (PSPNet) cannot do without it, and is
+//!   over height and width. `pad_l`, `pad_r`, `pad_t` and `pad_b` (Synopsys) are a
 //!   pad for each side; `pad_type` 1 makes `ceil(in / stride)` outputs, with half of
 //!   `max(kernel − stride, 0)` as pad (`max(kernel − in mod stride, 0)` where the stride
 //!   does not divide the size), rounded down.
@@ -343,6 +344,18 @@ impl Convolution {
         Convolution::new(p, sizes, Pad::Even(pad), cx)
     }
 
+    /// `HoleConvolution`.
+    fn read_hole(p: &ConvolutionParameter, cx: &Cx) -> Result<Self> {
+        if p.hole.is_empty() && p.hole_h.is_none() && p.hole_w.is_none() {
+            let message = "is missing: use Convolution instead";
+            return Err(cx.invalid("convolution_param.hole", message).into());
+        }
+        Ok(Convolution {
+            axes: Some(4),
+            ..Convolution::read(p, cx)?
+        })
+    }
+
     /// Panics unless `infer` has passed for bottoms of this shape.
     pub fn geometry(&self, bottom: &Shape) -> Geometry {
         self.resolve(bottom, conv_size).expect("inferred before")
@@ -614,11 +627,16 @@ impl Layer for Convolution {
             "convolution_param.stride_shape",
             "convolution_param.pad_shape",
             "convolution3d_param",
+            "parameter_compress",
         ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.convolution_param.clone().unwrap_or_default();
+        if param.parameter_compress() {
+            let message = "weights in other files (quantization_kmean_cluster_centers_file)";
+            return Err(cx.unsupported("parameter_compress", message).into());
+        }
         match (param.r#type(), &param.convolution3d_param) {
             ("Convolution3D", Some(p)) => Convolution::read_3d(&planar(p), cx),
             ("Convolution3D", None) => Convolution::read_3d(&p, cx),
@@ -628,6 +646,7 @@ impl Layer for Convolution {
             }
             ("ConvolutionDepthwise", _) => Convolution::read_depthwise(&p, cx),
             ("NdConvolution", _) => Convolution::read_nd(&p, cx),
+            ("HoleConvolution", _) => Convolution::read_hole(&p, cx),
             _ => Convolution::read(&p, cx),
         }
     }
@@ -997,6 +1016,41 @@ mod tests {
             r#type: Some(r#type.into()),
             ..param(p)
         }
+    }
+
+    #[test]
+    fn holes_are_the_dilation() {
+        let p = |hole: &[u32]| ConvolutionParameter {
+            num_output: Some(1),
+            kernel_size: vec![2],
+            hole: hole.to_vec(),
+            bias_term: Some(false),
+            ..ConvolutionParameter::default()
+        };
+        let x = tensor(&[1, 1, 3, 3], [1., 2., 3., 4., 5., 6., 7., 8., 9.]);
+        let w = tensor(&[1, 1, 2, 2], [1., 1., 1., 1.]);
+        let y = forward::<Convolution>(&of_type("HoleConvolution", p(&[2])), &[&x], &[w]);
+        assert_eq!(y[0], tensor(&[1, 1, 1, 1], [1. + 3. + 7. + 9.]));
+        let got = refusal::<Convolution>(&of_type("HoleConvolution", p(&[])), &[&[1, 1, 3, 3]]);
+        assert!(got.starts_with("convolution_param.hole: "), "{got}");
+        let got = refusal::<Convolution>(&of_type("HoleConvolution", p(&[1])), &[&[1, 1, 3]]);
+        assert!(got.starts_with("bottom: "), "{got}");
+    }
+
+    #[test]
+    fn weights_are_not_assembled() {
+        let compressed = |compress| LayerParameter {
+            parameter_compress: Some(compress),
+            ..param(ConvolutionParameter {
+                num_output: Some(1),
+                kernel_size: vec![1],
+                quantization_kmean_num_cluster: Some(64),
+                ..ConvolutionParameter::default()
+            })
+        };
+        assert_eq!(tops::<Convolution>(&compressed(false), &[&[1, 1, 2, 2]]), [[1, 1, 2, 2]]);
+        let got = refusal::<Convolution>(&compressed(true), &[&[1, 1, 2, 2]]);
+        assert!(got.starts_with("parameter_compress: "), "{got}");
     }
 
     #[test]

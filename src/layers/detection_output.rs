@@ -7,6 +7,11 @@
 //! * top `1 × 1 × K × 7`: image, label, score, corners; by image, label, score. Where
 //!   nothing is found, a row −1 for each image.
 //!
+//! With `no_permute` (Synopsys) the bottoms are not joined: of each of `nbottom` maps the
+//! scores `1 × C × B × H·W` of B boxes at each position, then of each the locations
+//! `1 × B·4 × H × W`, then the priors of all of them. The variances of a map's priors are
+//! taken in the order of positions within boxes, though the priors are not in it.
+//!
 //! Of each class the boxes above `confidence_threshold` are taken, at most `top_k`, and
 //! of those that overlap the best; of each image the best `keep_top_k`. Caffe's order of
 //! equal scores among more than 16 at that last limit depends on its C++ library; here
@@ -39,6 +44,8 @@ pub struct DetectionOutput {
     eta: f32,
     objectness: f32,
     bottoms: usize,
+    /// Of bottoms that are not joined.
+    maps: Option<usize>,
 }
 
 /// A number that means no limit, or nothing, below 0.
@@ -46,28 +53,18 @@ fn unlimited(value: i32) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-impl DetectionOutput {
-    /// Images and priors.
-    fn sizes(&self, bottoms: &[Shape]) -> [usize; 2] {
-        let dim = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(1);
-        [dim(&bottoms[0], 0), dim(&bottoms[2], 2) / 4]
-    }
+fn field(name: &str) -> String {
+    format!("detection_output_param.{name}")
 }
 
-impl Layer for DetectionOutput {
-    fn claims() -> &'static [&'static str] {
-        &["detection_output_param"]
-    }
-
-    /// `save_output_param`, `visualize` and the like write files beside the top, which
-    /// changes nothing in it.
-    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
+impl DetectionOutput {
+    /// What types have in common that give or take such boxes: all but the number of
+    /// bottoms. `save_output_param`, `visualize` and the like write files beside the top,
+    /// which changes nothing in it.
+    pub(super) fn read(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.detection_output_param.clone().unwrap_or_default();
-        let field = |name: &str| format!("detection_output_param.{name}");
         for (given, name) in [
             (p.ratio_permute(), "ratio_permute"),
-            (p.no_permute(), "no_permute"),
-            (cx.bottoms > 5, "nbottom"),
             (p.tflite_detection(), "tflite_detection"),
             (p.arm_conf_no_concat(), "arm_conf_no_concat"),
             (p.arm_loc_no_concat(), "arm_loc_no_concat"),
@@ -78,7 +75,6 @@ impl Layer for DetectionOutput {
                 return Err(cx.unsupported(&field(name), field(name)).into());
             }
         }
-        cx.counts(3..=5, 1..=1)?;
         cx.not_in_place()?;
         let Some(classes) = p.num_classes else {
             let message = "num_classes is missing";
@@ -117,44 +113,78 @@ impl Layer for DetectionOutput {
             eta,
             objectness: p.objectness_score(),
             bottoms: cx.bottoms,
+            maps: None,
         })
     }
 
-    /// Errors: `Invalid` unless the bottoms have as many locations and scores as there
-    /// are priors.
-    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        for (i, bottom) in bottoms.iter().enumerate() {
-            legacy(bottom, &format!("bottom[{i}]"), cx)?;
+    /// The number of maps whose bottoms are not joined, if they are not, by Synopsys' rule:
+    /// there are as many bottoms as `nbottom`, 6 unless given.
+    fn separate(param: &LayerParameter, cx: &Cx) -> Result<Option<usize>> {
+        let p = param.detection_output_param.clone().unwrap_or_default();
+        let maps = usize::try_from(p.nbottom()).unwrap_or(0);
+        if cx.bottoms < maps {
+            return Ok(None);
         }
-        let [images, priors] = self.sizes(bottoms);
-        let places = if self.share_location { 1 } else { self.classes };
-        let of_priors = [4 * places, self.classes, 8, 2, 4 * places];
-        for (i, (bottom, each)) in bottoms.iter().zip(of_priors).enumerate() {
-            let wanted = match i {
-                2 => each.checked_mul(priors),
-                _ => each.checked_mul(priors).and_then(|n| n.checked_mul(images)),
-            };
-            if wanted != Some(bottom.count()) {
-                let of = if i == 2 { "" } else { " and image" };
-                let message =
-                    format!("{bottom} instead of {each} values for each of {priors} priors{of}");
-                let d = cx.invalid(&format!("bottom[{i}]"), message);
-                let help = "forks differ in the boxes of a PriorBox: --dialect textboxes has twice as many";
-                return Err(d.help(help).into());
+        for (given, name) in [
+            (cx.bottoms != 2 * maps + 1 || maps < 2 || !p.no_permute(), "nbottom"),
+            (!p.share_location(), "share_location"),
+        ] {
+            if given {
+                return Err(cx.unsupported(&field(name), field(name)).into());
             }
         }
+        Ok(Some(maps))
+    }
+
+    /// Images and priors.
+    fn sizes(&self, bottoms: &[Shape]) -> [usize; 2] {
+        let dim = |shape: &Shape, axis: usize| shape.get(axis).copied().unwrap_or(1);
+        let priors = &bottoms[self.maps.map_or(2, |maps| 2 * maps)];
+        [dim(&bottoms[0], 0), dim(priors, 2) / 4]
+    }
+
+    /// Boxes at a position and positions of each map. Errors: `Invalid` unless scores,
+    /// locations and priors belong together.
+    fn of_maps(&self, maps: usize, bottoms: &[Shape], cx: &Cx) -> Result<()> {
+        let mut boxes = 0;
+        for (i, [scores, places]) in self.map_shapes(maps, bottoms).into_iter().enumerate() {
+            let [_, channels, height, width] = places;
+            if scores != [1, self.classes, channels / 4, height * width] {
+                let message = format!(
+                    "scores {} of {} classes do not go with locations {} of one image",
+                    bottoms[i],
+                    self.classes,
+                    bottoms[i + maps]
+                );
+                return Err(cx.invalid(&format!("bottom[{i}]"), message).into());
+            }
+            boxes += channels / 4 * height * width;
+        }
+        let priors = &bottoms[2 * maps];
+        if priors.nchw() != Some([1, 2, 4 * boxes, 1]) {
+            let message = format!("{priors} instead of 8 values for each of {boxes} priors");
+            return Err(cx.invalid(&format!("bottom[{}]", 2 * maps), message).into());
+        }
+        Ok(())
+    }
+
+    /// Of each map scores and locations.
+    fn map_shapes(&self, maps: usize, bottoms: &[Shape]) -> Vec<[[usize; 4]; 2]> {
+        let view = |i: usize| bottoms[i].nchw().expect("checked before");
+        (0..maps).map(|i| [view(i), view(i + maps)]).collect()
+    }
+
+    /// The most detections of so many boxes in each of so many images.
+    /// Errors: there are too many.
+    pub(super) fn top(&self, images: usize, priors: usize, cx: &Cx) -> Result<Shape> {
         let background = usize::from(self.background < self.classes);
         let of_image = priors.min(self.top_k).saturating_mul(self.classes - background);
         let rows = images.saturating_mul(of_image.min(self.keep_top_k).max(1));
-        Ok(vec![cx.locate("bottom", Shape::new([1, 1, rows, 7]))?])
+        cx.locate("bottom", Shape::new([1, 1, rows, 7]))
     }
 
-    fn counted(&self) -> Option<usize> {
-        Some(2)
-    }
-
-    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
-        let [images, priors] = self.sizes(bottoms);
+    /// Constants of the routine.
+    pub(super) fn constants(&self, images: usize, priors: usize) -> (Vec<usize>, Vec<f32>) {
         let sizes = vec![
             images,
             priors,
@@ -167,24 +197,98 @@ impl Layer for DetectionOutput {
             self.keep_top_k,
             self.bottoms,
         ];
-        let values = vec![self.confidence, self.nms, self.eta, self.objectness];
+        (sizes, vec![self.confidence, self.nms, self.eta, self.objectness])
+    }
+
+    pub(super) fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Errors: `Unsupported` where each class has locations of its own.
+    pub(super) fn shared(self, cx: &Cx) -> Result<Self> {
+        match self.share_location {
+            true => Ok(self),
+            false => Err(cx.unsupported(&field("share_location"), "no `share_location`").into()),
+        }
+    }
+}
+
+/// What the routines tell of priors that have no size.
+pub(super) const FLAT: &[&str] = &["bottom 2 has a prior without width or height"];
+
+impl Layer for DetectionOutput {
+    fn claims() -> &'static [&'static str] {
+        &["detection_output_param"]
+    }
+
+    fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
+        let maps = Self::separate(param, cx)?;
+        if maps.is_none() {
+            cx.counts(3..=5, 1..=1)?;
+        }
+        cx.counts(.., 1..=1)?;
+        Ok(DetectionOutput {
+            maps,
+            ..Self::read(param, cx)?
+        })
+    }
+
+    /// Errors: `Invalid` unless the bottoms have as many locations and scores as there
+    /// are priors.
+    fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
+        for (i, bottom) in bottoms.iter().enumerate() {
+            legacy(bottom, &format!("bottom[{i}]"), cx)?;
+        }
+        let [images, priors] = self.sizes(bottoms);
+        if let Some(maps) = self.maps {
+            self.of_maps(maps, bottoms, cx)?;
+            return Ok(vec![self.top(images, priors, cx)?]);
+        }
+        let places = if self.share_location { 1 } else { self.classes };
+        let of_priors = [4 * places, self.classes, 8, 2, 4 * places];
+        for (i, (bottom, each)) in bottoms.iter().zip(of_priors).enumerate() {
+            let wanted = match i {
+                2 => each.checked_mul(priors),
+                _ => each.checked_mul(priors).and_then(|n| n.checked_mul(images)),
+            };
+            if wanted != Some(bottom.count()) {
+                let of = if i == 2 { "" } else { " and image" };
+                let message =
+                    format!("{bottom} instead of {each} values for each of {priors} priors{of}");
+                let d = cx.invalid(&format!("bottom[{i}]"), message);
+                let help = "forks differ in the boxes of a PriorBox: --dialect textboxes or faceboxes";
+                return Err(d.help(help).into());
+            }
+        }
+        Ok(vec![self.top(images, priors, cx)?])
+    }
+
+    fn counted(&self) -> Option<usize> {
+        Some(2)
+    }
+
+    fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
+        let [images, priors] = self.sizes(bottoms);
+        let (mut sizes, values) = self.constants(images, priors);
+        for [scores, _] in self.map_shapes(self.maps.unwrap_or(0), bottoms) {
+            sizes.extend(&scores[2..]);
+        }
         let routine = routine!("detection_output", "boxes", "math");
-        let call = Call::new(routine, sizes, values);
-        Some(call.faults(&["bottom 2 has a prior without width or height"]))
+        Some(Call::new(routine, sizes, values).faults(FLAT))
     }
 }
 
 /// Pasted into emitted source.
-mod routine {
+pub mod routine {
     use super::boxes::{descending, max, min, nothing, write_rows};
     use super::math::exp;
     use std::cell::Cell;
 
-    type Box = [f32; 4];
+    pub type Box = [f32; 4];
 
     // Of CORNER, CENTER_SIZE and CORNER_SIZE. Sums and products are floats, halves and
     // what is made of them doubles.
-    fn decode(code: usize, prior: &Box, variance: &Box, t: &[f32]) -> Box {
+    pub fn decode(code: usize, prior: &Box, variance: &Box, t: &[f32]) -> Box {
         let t = [0, 1, 2, 3].map(|i| variance[i] * t[i]);
         let size = [prior[2] - prior[0], prior[3] - prior[1]];
         if code != 2 {
@@ -201,7 +305,7 @@ mod routine {
         [x[0], y[0], x[1], y[1]]
     }
 
-    fn has_extent(b: &Box) -> bool {
+    pub fn has_extent(b: &Box) -> bool {
         b[2] - b[0] > 0.0 && b[3] - b[1] > 0.0
     }
 
@@ -244,7 +348,49 @@ mod routine {
         kept
     }
 
+    // Locations, scores and priors of maps that are not joined: `shapes` are boxes at a
+    // position and positions of each.
+    fn joined(bottoms: &[&[f32]], shapes: &[usize], priors: usize, classes: usize) -> [Vec<f32>; 3] {
+        let maps = shapes.len() / 2;
+        let (given, variances) = bottoms[2 * maps].split_at(4 * priors);
+        let mut joined: [Vec<f32>; 3] = Default::default();
+        let mut first = 0;
+        for (map, shape) in shapes.chunks_exact(2).enumerate() {
+            let (each, cells) = (shape[0], shape[1]);
+            for i in 0..each * cells {
+                let (k, cell) = (i / cells, i % cells);
+                let place = |n: usize| bottoms[map + maps][(4 * k + n) * cells + cell];
+                joined[0].extend([0, 1, 2, 3].map(place));
+                let score = |class: usize| bottoms[map][class * each * cells + i];
+                joined[1].extend((0..classes).map(score));
+                let prior = 4 * (first + cell * each + k);
+                joined[2].extend(&given[prior..prior + 4]);
+            }
+            first += each * cells;
+        }
+        joined[2].extend(variances);
+        joined
+    }
+
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
+        if sizes.len() == 10 {
+            return detect(bottoms, tops, sizes, values);
+        }
+        let joined = joined(bottoms, &sizes[10..], sizes[1], sizes[2]);
+        let mut sizes = sizes[..10].to_vec();
+        sizes[9] = 3;
+        detect(&joined.each_ref().map(|blob| &blob[..]), tops, &sizes, values);
+    }
+
+    // Of bottoms that are joined. `sizes`: images, priors, classes; whether locations are
+    // shared; the background; code; whether locations are encoded with the variances; most
+    // boxes of a class and of an image; bottoms.
+    pub fn detect(
+        bottoms: &[&[f32]],
+        tops: &mut [&mut [f32]],
+        sizes: &[usize],
+        values: &[f32],
+    ) {
         let [images, priors, classes] = [sizes[0], sizes[1], sizes[2]];
         let [shared, encoded] = [sizes[3] == 1, sizes[6] == 1];
         let [background, code] = [sizes[4], sizes[5]];
@@ -482,6 +628,65 @@ mod tests {
         assert_eq!(first(0.01), [[0., 1., 0.25, 2., 2., 3., 3.]]);
         // Class 0 alone is left, and it is the background: class 1 has a score of 0.
         assert_eq!(first(0.0), [[0., 1., 0., 2., 2., 3., 3.]]);
+    }
+
+    /// Two maps, of 2 boxes at 1 × 2 positions and of 1 box at 1 × 1.
+    #[test]
+    fn maps_that_are_not_joined() {
+        let p = DetectionOutputParameter {
+            no_permute: Some(true),
+            nbottom: Some(2),
+            nms_param: Some(NonMaximumSuppressionParameter {
+                nms_threshold: Some(1.0),
+                ..NonMaximumSuppressionParameter::default()
+            }),
+            ..two_classes()
+        };
+        let mut place = vec![0.0; 16];
+        // Left side of box 1 at position 0.
+        place[8] = 1.0;
+        let square = |at: f32| [at, at, at + 1.0, at + 1.0];
+        // Box by box at each position.
+        let mut prior = [0., 10., 1., 11., 20.].map(square).concat();
+        prior.extend((0..5).flat_map(|i| [i as f32; 4]));
+        let bottoms = [
+            tensor(&[1, 2, 2, 2], [0., 0., 0., 0., 0.5, 0.4, 0.3, 0.2]),
+            tensor(&[1, 2, 1, 1], [0., 0.1]),
+            tensor(&[1, 8, 1, 2], place),
+            tensor(&[1, 4, 1, 1], [0.; 4]),
+            tensor(&[1, 2, 20], prior),
+        ];
+        let got = rows(p.clone(), &bottoms);
+        let lefts: Vec<f32> = got.iter().map(|row| row[3]).collect();
+        // Of box 1 at position 0 the prior is number 1, the variance number 2.
+        assert_eq!(lefts, [0., 1., 12., 11., 20.]);
+        let scores: Vec<f32> = got.iter().map(|row| row[2]).collect();
+        assert_eq!(scores, [0.5, 0.4, 0.3, 0.2, 0.1]);
+
+        let good: [&[usize]; 5] =
+            [&[1, 2, 2, 2], &[1, 2, 1, 1], &[1, 8, 1, 2], &[1, 4, 1, 1], &[1, 2, 20]];
+        for (at, shape, want) in [
+            (0, &[1, 3, 2, 2][..], "bottom[0]: scores"),
+            (3, &[1, 8, 1, 1], "bottom[1]: scores"),
+            (4, &[1, 2, 24], "bottom[4]: "),
+        ] {
+            let mut shapes = good;
+            shapes[at] = shape;
+            let got = refusal::<DetectionOutput>(&param(p.clone()), &shapes);
+            assert!(got.starts_with(want), "{got}");
+        }
+        type Change = fn(&mut DetectionOutputParameter);
+        let cases: [(&str, Change); 3] = [
+            ("nbottom", |p| p.no_permute = None),
+            ("nbottom", |p| p.nbottom = Some(3)),
+            ("share_location", |p| p.share_location = Some(false)),
+        ];
+        for (name, change) in cases {
+            let mut p = p.clone();
+            change(&mut p);
+            let got = refusal::<DetectionOutput>(&param(p), &good);
+            assert_eq!(got, format!("detection_output_param.{name}: detection_output_param.{name}"));
+        }
     }
 
     #[test]

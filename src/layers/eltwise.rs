@@ -8,9 +8,14 @@
 //!   bottom replaces the result where it is larger. Coefficients have no influence.
 //!
 //! In place, SUM and MAX lose bottom 0: Caffe sets the top to 0 or −FLT_MAX first.
+//!
+//! In Synopsys' fork (its dialect, or `axis` in the file) the second of two bottoms may
+//! cover some axes of the first, neighbours from `axis` on, 0 unless given.
 
+use super::scale::Cover;
 use super::{Cx, Layer};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::eltwise_parameter::EltwiseOp;
 use crate::ir::{Pointwise, Shape, Tensor};
@@ -21,6 +26,8 @@ use std::ops::Range;
 pub struct Eltwise {
     pub operation: Operation,
     pub in_place: bool,
+    /// What bottom 1 covers of bottom 0, where it need not be all.
+    cover: Option<Cover>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +100,22 @@ fn add(sum: Option<Pointwise>, x: Pointwise, c: f32) -> Pointwise {
     }
 }
 
+/// Puts `second` for bottom 1.
+fn replace(expr: &mut Pointwise, second: &Pointwise) {
+    if *expr == Pointwise::Bottom(1) {
+        *expr = second.clone();
+        return;
+    }
+    for part in expr.parts_mut() {
+        replace(part, second);
+    }
+}
+
 impl Layer for Eltwise {
+    fn claims() -> &'static [&'static str] {
+        &["eltwise_param.axis"]
+    }
+
     /// `stable_prod_grad` matters to training only.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2.., 1..=1)?;
@@ -103,6 +125,11 @@ impl Layer for Eltwise {
             let message = format!("{n} coefficients for {} bottoms", cx.bottoms);
             return Err(cx.invalid("eltwise_param.coeff", message).into());
         }
+        let covers = p.axis.is_some() || cx.dialect == Some(Dialect::Synopsys);
+        let cover = Cover {
+            axis: p.axis(),
+            num_axes: -1,
+        };
         let operation = match p.operation() {
             EltwiseOp::Prod if n != 0 => {
                 let message = "PROD takes no coefficients";
@@ -120,11 +147,14 @@ impl Layer for Eltwise {
         Ok(Eltwise {
             operation,
             in_place: cx.in_place,
+            cover: (covers && cx.bottoms == 2).then_some(cover),
         })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        if let Some(other) = bottoms.iter().find(|&b| *b != bottoms[0]) {
+        if let Some(cover) = self.cover {
+            cover.check(bottoms, false, "eltwise_param", cx)?;
+        } else if let Some(other) = bottoms.iter().find(|&b| *b != bottoms[0]) {
             let message = format!(
                 "all bottoms must have one shape, not {} and {other}",
                 bottoms[0]
@@ -137,9 +167,14 @@ impl Layer for Eltwise {
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let terms = self.terms();
         let mut values = vec![0.0; bottoms.len()];
+        let place = self
+            .cover
+            .as_ref()
+            .map(|cover| cover.index(&bottoms[0].shape, &bottoms[1].shape));
         for (i, y) in tops[0].data.iter_mut().enumerate() {
-            for (value, bottom) in values.iter_mut().zip(bottoms) {
-                *value = f64::from(bottom.data[i]);
+            for (n, (value, bottom)) in values.iter_mut().zip(bottoms).enumerate() {
+                let at = place.as_ref().filter(|_| n == 1).map_or(i, |place| place(i));
+                *value = f64::from(bottom.data[at]);
             }
             *y = match &self.operation {
                 Operation::Prod => values.iter().product::<f64>(),
@@ -152,13 +187,17 @@ impl Layer for Eltwise {
     }
 
     fn pointwise(&self, bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
-        Some(self.fold(None, 0..bottoms.len()))
+        let mut expr = self.fold(None, 0..bottoms.len());
+        if let Some(cover) = self.cover {
+            replace(&mut expr, &cover.second(bottoms));
+        }
+        Some(expr)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{forward, refusal, tensor};
+    use super::super::testing::{forward, forward_as, infer_as, refusal, tensor};
     use super::*;
     use crate::frontend::proto::EltwiseParameter;
 
@@ -237,5 +276,28 @@ mod tests {
             refusal::<Eltwise>(&param(EltwiseOp::Sum, &[]), &[&[2], &[2, 1]])
                 .starts_with("bottom: ")
         );
+    }
+
+    #[test]
+    fn a_second_bottom_that_covers_some_axes() {
+        let x = tensor(&[1, 2, 2], [1., 2., 3., 4.]);
+        let each = tensor(&[2], [10., -1.]);
+        let mut p = param(EltwiseOp::Prod, &[]);
+        p.eltwise_param.as_mut().unwrap().axis = Some(1);
+        let y = forward::<Eltwise>(&p, &[&x, &each], &[]);
+        assert_eq!(y[0].data, [10., 20., -3., -4.]);
+        let got = refusal::<Eltwise>(&p, &[&[1, 2, 2], &[3]]);
+        assert!(got.starts_with("eltwise_param.axis: a second operand"), "{got}");
+
+        let synopsys = Some(Dialect::Synopsys);
+        let scalar = tensor(&[], [2.5]);
+        for (p, want) in [
+            (param(EltwiseOp::Sum, &[1., -2.]), [-4., -3., -2., -1.]),
+            (param(EltwiseOp::Max, &[]), [2.5, 2.5, 3., 4.]),
+        ] {
+            let y = forward_as::<Eltwise>(synopsys, &p, &[&x, &scalar], &[]);
+            assert_eq!(y[0].data, want);
+            assert!(infer_as::<Eltwise>(None, &p, &[&[1, 2, 2], &[]]).is_err());
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! weight (Caffe `infogain_loss_layer.cpp`).
 //!
 //! * bottoms: scores, labels, one for each place of the other axes, and the matrix H of
-//!   classes × classes weights.
+//!   classes × classes weights, unless it is in the file `source`.
 //! * tops: a scalar, `−Σ H[label][c] · ln p[c]` over places and classes, divided as
 //!   `loss_param` says; and the softmax probabilities p.
 //!
@@ -12,7 +12,7 @@
 use super::accuracy::labelled;
 use super::concat::axis_of;
 use super::{Cx, Layer, loss};
-use crate::diag::Result;
+use crate::diag::{Diagnostic, Kind, Result};
 use crate::frontend::proto::LayerParameter;
 use crate::frontend::proto::loss_parameter::NormalizationMode;
 use crate::ir::Shape;
@@ -23,11 +23,13 @@ pub struct InfogainLoss {
     pub axis: i32,
     pub ignore_label: Option<i32>,
     pub normalization: NormalizationMode,
+    /// Of the file, where no bottom is the matrix.
+    pub matrix: Vec<f32>,
 }
 
 impl Layer for InfogainLoss {
     /// Errors: `Invalid` for two tops without a `loss_weight` each, which Caffe asks for;
-    /// `Unsupported` for a matrix in a file.
+    /// `Open` if nobody has read the file.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=3, 0..=2)?;
         cx.not_in_place()?;
@@ -37,31 +39,43 @@ impl Layer for InfogainLoss {
             return Err(d.help("loss_weight: 1 loss_weight: 0").into());
         }
         let p = param.infogain_loss_param.clone().unwrap_or_default();
-        if cx.bottoms == 2 {
-            let d = match p.source {
-                Some(source) => {
-                    let message = format!("the matrix from the file `{source}`");
-                    cx.unsupported("infogain_loss_param.source", message)
-                }
-                None => cx.invalid("infogain_loss_param", "no matrix: `source` is missing"),
-            };
-            return Err(d.help("a third bottom can be the matrix").into());
-        }
+        let matrix = match (cx.bottoms, &p.source, cx.file) {
+            (3, ..) => Vec::new(),
+            (_, Some(_), Some(file)) => file.to_vec(),
+            (_, Some(source), None) => {
+                let message = format!("the matrix `{source}` is not there");
+                let at = (cx.span)("infogain_loss_param.source");
+                let d = Diagnostic::new(Kind::Open, message).at(at).layer(cx.name);
+                let places = "it is looked for from the net's folder, from here and from the folders above the net";
+                return Err(d.help(places).into());
+            }
+            (_, None, _) => {
+                let d = cx.invalid("infogain_loss_param", "no matrix: `source` is missing");
+                return Err(d.help("a third bottom can be the matrix").into());
+            }
+        };
         let loss = param.loss_param.clone().unwrap_or_default();
         Ok(InfogainLoss {
             axis: p.axis(),
             ignore_label: loss.ignore_label,
             normalization: loss::normalization(&loss, NormalizationMode::Valid),
+            matrix,
         })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let classes = labelled(bottoms, self.axis, "infogain_loss_param", cx)?;
         loss::items(bottoms, cx)?;
-        let matrix = &bottoms[2];
-        if classes.checked_mul(classes) != Some(matrix.count()) {
-            let message = format!("the matrix must be {classes}×{classes}, it is {matrix}");
-            return Err(cx.invalid("bottom", message).into());
+        let (field, values, found) = match bottoms.get(2) {
+            Some(matrix) => ("bottom", matrix.count(), matrix.to_string()),
+            None => {
+                let values = self.matrix.len();
+                ("infogain_loss_param.source", values, format!("of {values} values"))
+            }
+        };
+        if classes.checked_mul(classes) != Some(values) {
+            let message = format!("the matrix must be {classes}×{classes}, it is {found}");
+            return Err(cx.invalid(field, message).into());
         }
         let tops = [Shape::default(), bottoms[0].clone()];
         Ok(tops[..cx.tops].to_vec())
@@ -75,7 +89,7 @@ impl Layer for InfogainLoss {
         let mut sizes = vec![outer, scores[axis], inner];
         sizes.extend(loss::sizes(self.ignore_label, self.normalization));
         let routine = routine!("infogain_loss", "loss");
-        Some(Call::new(routine, sizes, vec![]))
+        Some(Call::new(routine, sizes, self.matrix.clone()))
     }
 }
 
@@ -83,7 +97,8 @@ impl Layer for InfogainLoss {
 mod routine {
     use super::loss::{class, divisor, ignored};
 
-    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
+    pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
+        let matrix = bottoms.get(2).copied().unwrap_or(values);
         let [outer, classes, inner] = [sizes[0], sizes[1], sizes[2]];
         let (mut sum, mut valid) = (0.0, 0);
         for (place, &label) in bottoms[1].iter().enumerate() {
@@ -103,7 +118,7 @@ mod routine {
                 sum = f64::NAN;
                 continue;
             };
-            let gains = &bottoms[2][truth * classes..][..classes];
+            let gains = &matrix[truth * classes..][..classes];
             for (&p, &gain) in probabilities.iter().zip(gains) {
                 let p = if p < 1e-20 { 1e-20 } else { p };
                 sum -= f64::from(gain) * p.ln();
@@ -157,6 +172,17 @@ mod tests {
         assert_close(&y[1].data, &[0.25, 0.5, 0.5, 0.75, 0.5, 0.5], 1e-7);
         let y = forward::<InfogainLoss>(&param, &bottoms(2.), &[]);
         assert!(y[0].data[0].is_nan());
+
+        // The same matrix from a file.
+        let layer = InfogainLoss {
+            axis: 1,
+            ignore_label: Some(1),
+            normalization: NormalizationMode::Valid,
+            matrix: matrix.data.clone(),
+        };
+        let mut tops = [tensor(&[], [0.]), tensor(&[1, 2, 3], [0.; 6])];
+        layer.reference(&[&scores, &labels(1.)], &[], &mut tops);
+        assert_close(&tops[0].data, &[(first + 3. * 2f32.ln()) / 2.], 1e-6);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `InnerProduct`: a matrix product (Caffe `inner_product_layer.cpp`).
 //!
 //! * bottom: `[outer…, inner…]`, split before `axis`; K is the product of `inner`.
-//! * top: `[outer…, num_output]`.
+//! * top: `[outer…, num_output]`; in C3D `[N, num_output, 1, 1, 1]`.
 //! * blobs: weights `[num_output, K]`, or `[K, num_output]` if `transpose`; bias
 //!   `[num_output]`.
 //!
@@ -13,6 +13,7 @@
 use super::concat::axis_of;
 use super::{Cx, Layer};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
 use crate::ir::{Node, ParamSpec, Shape, Tensor};
 use crate::leaf::routine::Call;
@@ -25,6 +26,8 @@ pub struct InnerProduct {
     /// First of the axes that are multiplied as one, as the file gives it; may be
     /// negative.
     pub axis: i32,
+    /// Axes of size 1 after the outputs.
+    pub ones: usize,
     pub transpose: bool,
     pub normalize: bool,
     pub weight_filler: FillerParameter,
@@ -62,10 +65,16 @@ impl Layer for InnerProduct {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
         let p = param.inner_product_param.clone().unwrap_or_default();
+        let c3d = cx.dialect == Some(Dialect::C3d);
+        if c3d && p.axis() != 1 {
+            let message = "inner products of C3D have no axis";
+            return Err(cx.invalid("inner_product_param.axis", message).into());
+        }
         Ok(InnerProduct {
             num_output: cx.positive("inner_product_param.num_output", p.num_output())?,
             bias: p.bias_term(),
             axis: p.axis(),
+            ones: if c3d { 3 } else { 0 },
             transpose: p.transpose(),
             normalize: p.normalize(),
             weight_filler: p.weight_filler.unwrap_or_default(),
@@ -77,6 +86,7 @@ impl Layer for InnerProduct {
         let axis = cx.locate("inner_product_param.axis", bottoms[0].axis(self.axis))?;
         let mut dims = bottoms[0][..axis].to_vec();
         dims.push(self.num_output);
+        dims.extend(std::iter::repeat_n(1, self.ones));
         Ok(vec![cx.locate(
             "inner_product_param.num_output",
             Shape::new(dims),

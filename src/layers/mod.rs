@@ -41,6 +41,8 @@ pub struct Cx<'a> {
     pub dialect: Option<Dialect>,
     /// The types beside those of the table.
     pub registry: &'a Registry,
+    /// The array in the file that the layer names, if it was read.
+    pub file: Option<&'a [f32]>,
     /// Finds the place of a field of the layer, for example
     /// `convolution_param.stride`; the layer's own place where the field is absent.
     pub span: &'a dyn Fn(&str) -> Option<Span>,
@@ -185,6 +187,10 @@ macro_rules! text {
     };
 }
 
+// Here because it uses the macros.
+mod mnc;
+mod text_proposal;
+
 /// The legacy view of a bottom as N × C × H × W. Errors: `Invalid` with more axes.
 fn legacy(bottom: &Shape, field: &str, cx: &Cx) -> Result<[usize; 4]> {
     let message = || format!("a blob of {bottom}: this type takes at most 4 axes");
@@ -216,8 +222,8 @@ pub struct Taps {
 pub struct Feed {
     /// Missing where only the data has it.
     pub shape: Option<Shape>,
-    /// The value of all elements where the caller feeds nothing.
-    pub default: Option<f32>,
+    /// What fills it where the caller feeds nothing.
+    pub default: Option<FillerParameter>,
 }
 
 /// What each layer type provides: those of the table and those that a library's user
@@ -453,6 +459,9 @@ macro_rules! layers {
             /// Errors: `Unsupported` for an unknown type and for fields of forks that the
             /// type does not claim, else what the layer says.
             pub fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Op> {
+                if let Some(other) = python::stand_in(param, cx)? {
+                    return Op::from_param(&other, cx);
+                }
                 match param.r#type() {
                     $($($name)|+ => {
                         check_claims(param, $module::$layer::claims(), cx)?;
@@ -649,6 +658,7 @@ layers! {
     accuracy::Accuracy = "Accuracy" ("BVLC"): [accuracy_param];
     add::Add = "Add" ("Synopsys"): [];
     argmax::ArgMax = "ArgMax" ("BVLC"): [argmax_param];
+    atan::Atan = "Atan" ("Synopsys"): [];
     axpy::Axpy = "Axpy" ("SENet"): [];
     batch_norm::BatchNorm = "BatchNorm" ("BVLC")
         | "BatchNormScale" ("yuqj1991"):
@@ -663,8 +673,12 @@ layers! {
     broadcast_mul::BroadcastMul = "BroadcastMul" ("jolibrain"): [];
     center_grid_output::CenterGridOutput = "CenterGridOutput" ("yuqj1991"):
         [detection_output_param];
-    channel_scale::ChannelScale = "ChannelScale" ("happynear"): [];
+    channel_scale::ChannelScale = "ChannelScale" ("happynear") | "MaskPooling" ("MNC"): [];
     clip::Clip = "Clip" ("BVLC"): [clip_param];
+    color_conv::ColorConv = "ColorConv" ("colorization"): [color_conv_param];
+    compact_probabilistic_average_prob::CompactProbabilisticAverageProb =
+        "CompactProbabilisticAverageProb" ("HD-CNN"):
+        [compact_probabilistic_average_prob_layer_param];
     concat::Concat = "Concat" ("BVLC"): [concat_param];
     continuation_indicator::ContinuationIndicator = "ContinuationIndicator" ("jolibrain"):
         [continuation_indicator_param];
@@ -673,7 +687,8 @@ layers! {
         | "DepthwiseConvolution" ("MobileNet-YOLO")
         | "ConvolutionDepthwise" ("farmingyard")
         | "Convolution3D" ("C3D")
-        | "NdConvolution" ("video-caffe"):
+        | "NdConvolution" ("video-caffe")
+        | "HoleConvolution" ("PSPNet"):
         [convolution_param, convolution3d_param];
     crop::Crop = "Crop" ("BVLC"): [crop_param];
     ctc_greedy_decoder::CtcGreedyDecoder = "CTCGreedyDecoder" ("yuqj1991"): [ctc_decoder_param];
@@ -681,6 +696,9 @@ layers! {
     data::Data = "Data" ("BVLC"): [data_param, transform_param];
     decode_bbox::DecodeBBox = "DecodeBBox" ("Cascade R-CNN"): [bbox_reg_param];
     deconvolution::Deconvolution = "Deconvolution" ("BVLC"): [convolution_param];
+    depth_to_space::DepthToSpace = "DepthToSpace" ("Synopsys"): [depth_to_space_param];
+    detection_ccpd_output::DetectionCcpdOutput = "DetectionCcpdOutput" ("yuqj1991"):
+        [lp_det_param];
     detection_output::DetectionOutput = "DetectionOutput" ("SSD"): [detection_output_param];
     dropout::Dropout = "Dropout" ("BVLC"): [dropout_param];
     dummy_data::DummyData = "DummyData" ("BVLC"): [dummy_data_param];
@@ -689,14 +707,19 @@ layers! {
     embed::Embed = "Embed" ("BVLC"): [embed_param];
     euclidean_loss::EuclideanLoss = "EuclideanLoss" ("BVLC"): [];
     exp::Exp = "Exp" ("BVLC"): [exp_param];
+    expand_dims_nd::ExpandDimsNd = "ExpandDimsND" ("Synopsys"): [expand_dims_nd_param];
     filter::Filter = "Filter" ("BVLC"): [];
+    fine2multi_coarse_prob::Fine2MultiCoarseProb = "Fine2MultiCoarseProb" ("HD-CNN"):
+        [fine2multicoarse_prob_layer_param];
     flatten::Flatten = "Flatten" ("BVLC"): [flatten_param];
+    gs_tiling::GsTiling = "GSTiling" ("Xilinx"): [gs_tiling_param];
     hard_sigmoid::HardSigmoid = "HardSigmoid" ("Synopsys"): [hard_sigmoid_param];
     hard_swish::HardSwish = "HardSwish" ("Synopsys"): [];
     hdf5_data::Hdf5Data = "HDF5Data" ("BVLC"): [transform_param, hdf5_data_param];
     hdf5_output::Hdf5Output = "HDF5Output" ("BVLC"): [hdf5_output_param];
     hinge_loss::HingeLoss = "HingeLoss" ("BVLC"): [hinge_loss_param];
     im2col::Im2col = "Im2col" ("BVLC"): [convolution_param];
+    im_resize::ImResize = "ImResize" ("rtpose"): [imresize_param];
     image_data::ImageData = "ImageData" ("BVLC"): [image_data_param, transform_param];
     infogain_loss::InfogainLoss = "InfogainLoss" ("BVLC"): [loss_param, infogain_loss_param];
     inner_distance::InnerDistance = "InnerDistance" ("happynear"): [inner_distance_param];
@@ -709,11 +732,17 @@ layers! {
     lrn::Lrn = "LRN" ("BVLC"): [lrn_param];
     lstm::Lstm = "LSTM" ("BVLC"): [recurrent_param];
     lstm_unit::LstmUnit = "LSTMUnit" ("BVLC"): [];
+    mask_resize::MaskResize = "MaskResize" ("MNC"): [mask_resize_param];
+    maximum::Maximum = "Maximum" ("rtpose"): [];
     memory_data::MemoryData = "MemoryData" ("BVLC"): [memory_data_param];
+    mil::Mil = "MIL" ("Microsoft"): [mil_param];
     mish::Mish = "Mish" ("Synopsys"): [];
     mul::Mul = "Mul" ("Synopsys"): [];
+    multi_stage_meanfield::MultiStageMeanfield = "MultiStageMeanfield" ("CRF-as-RNN"):
+        [multi_stage_meanfield_param];
     multinomial_logistic_loss::MultinomialLogisticLoss = "MultinomialLogisticLoss" ("BVLC"): [];
     mvn::Mvn = "MVN" ("BVLC"): [mvn_param];
+    nms::Nms = "Nms" ("rtpose"): [nms_param];
     normalize::Normalize = "Normalize" ("SSD")
         | "NormalizeBBox" ("OpenCV")
         | "ChannelNormalize" ("yuqj1991")
@@ -722,7 +751,8 @@ layers! {
     pad::Pad = "Pad" ("Synopsys"): [pad_param];
     parameter::Parameter = "Parameter" ("BVLC"): [parameter_param];
     permute::Permute = "Permute" ("SSD") | "Transpose" ("CTPN"): [transpose_param, permute_param];
-    pooling::Pooling = "Pooling" ("BVLC") | "Pooling3D" ("C3D"): [pooling_param, pooling3d_param];
+    pooling::Pooling = "Pooling" ("BVLC") | "Pooling3D" ("C3D") | "NdPooling" ("video-caffe"):
+        [pooling_param, pooling3d_param];
     power::Power = "Power" ("BVLC"): [power_param];
     prelu::PRelu = "PReLU" ("BVLC"): [prelu_param];
     prior_box::PriorBox = "PriorBox" ("SSD"): [prior_box_param];
@@ -732,14 +762,17 @@ layers! {
     reduction::Reduction = "Reduction" ("BVLC"): [reduction_param];
     relu6::Relu6 = "ReLU6" ("MobileNet-YOLO"): [relu6_param];
     relu::Relu = "ReLU" ("BVLC"): [relu_param];
+    render::Render = "Render" ("rtpose"): [render_param];
     reorg::Reorg = "Reorg" ("MobileNet-YOLO"): [reorg_param];
     reshape::Reshape = "Reshape" ("BVLC"): [reshape_param];
+    resize_bilinear::ResizeBilinear = "ResizeBilinear" ("Synopsys"): [resize_bilinear_param];
     resize_nearest_neighbor::ResizeNearestNeighbor = "ResizeNearestNeighbor" ("Synopsys"):
         [resize_nearest_neighbor_param];
     reverse::Reverse = "Reverse" ("CTPN") | "Flip" ("happynear"): [reverse_param, flip_param];
     rnn::Rnn = "RNN" ("BVLC"): [recurrent_param];
     roi_align::RoiAlign = "ROIAlign" ("MS-CNN"): [roi_pooling_param];
     roi_pooling::RoiPooling = "ROIPooling" ("Fast R-CNN"): [roi_pooling_param];
+    roi_warping::RoiWarping = "ROIWarping" ("MNC"): [roi_warping_param];
     scale::Scale = "Scale" ("BVLC"): [scale_param];
     scale_route::ScaleRoute = "ScaleRoute" ("Cascade R-CNN"): [scale_route_param];
     selu::Selu = "SeLu" ("jolibrain"): [selu_param];
@@ -755,17 +788,23 @@ layers! {
     split::Split = "Split" ("BVLC"): [];
     spp::Spp = "SPP" ("BVLC"): [spp_param];
     squeeze::Squeeze = "Squeeze" ("Synopsys"): [squeeze_param];
+    switch::Switch = "Switch" ("rtpose"): [];
+    ssd_decoder::SsdDecoder = "SSDDecoder" ("Synopsys"): [detection_output_param];
+    ssd_sort::SsdSort = "SSDSort" ("Synopsys"): [detection_output_param];
     swish::Swish = "Swish" ("BVLC"): [swish_param];
     tanh::TanH = "TanH" ("BVLC"): [];
     threshold::Threshold = "Threshold" ("BVLC"): [threshold_param];
     tile::Tile = "Tile" ("BVLC"): [tile_param];
+    unpooling::Unpooling = "Unpooling" ("mariolew"): [pooling_param];
+    unstack::Unstack = "Unstack" ("Synopsys"): [unstack_param];
     upsample::Upsample = "Upsample" ("SegNet")
         | "UpsampleDarknet" ("Synopsys"):
         [upsample_param, upsample_darknet_param];
     window_data::WindowData = "WindowData" ("BVLC"): [window_data_param, transform_param];
     yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput" ("MobileNet-YOLO"):
         [yolo_detection_output_param];
-    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput" ("MobileNet-YOLO"):
+    yolov3_detection_output::Yolov3DetectionOutput = "Yolov3DetectionOutput" ("MobileNet-YOLO")
+        | "Yolov3Detection" ("yuqj1991"):
         [yolov3_detection_output_param];
 }
 

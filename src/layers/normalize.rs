@@ -8,7 +8,8 @@
 //!   `channel_shared: false`, `[C]`.
 //! * happynear (`normalize_param`): over the channels at each position, `sqrt(Σx² + 1e-6)`
 //!   or for L1 `Σ|x| + 1e-6`; no scale. A second top `[N, 1, H, W]` is the norm. Tops have
-//!   4 axes.
+//!   4 axes. The first version of the fork had `normalize_type` in `softmax_param`, which is
+//!   taken if it says the same.
 //! * SimpleNormalize: `sqrt(Σx²)` over the item; no scale. The top has 4 axes.
 
 use super::{Cx, Layer, constant_filler};
@@ -63,6 +64,12 @@ impl Normalize {
 
     fn happynear(param: &LayerParameter, cx: &Cx) -> Result<Normalize> {
         let p = param.normalize_param.clone().unwrap_or_default();
+        let early = param.softmax_param.as_ref().and_then(|p| p.normalize_type.as_ref());
+        if early.is_some_and(|name| name != p.normalize_type()) {
+            // Later versions do not read that field here.
+            let message = "versions of the fork differ about it: say it in normalize_param";
+            return Err(cx.unsupported(EARLY, message).into());
+        }
         let norm = match p.normalize_type() {
             "L2" => Norm::EpsInRoot,
             "L1" => Norm::L1,
@@ -80,27 +87,32 @@ impl Normalize {
     }
 }
 
+/// Where happynear's first version had `normalize_param.normalize_type`.
+const EARLY: &str = "softmax_param.normalize_type";
+
 impl Layer for Normalize {
     /// Whether the scale is learned, and how gradients flow, matters to training only.
     fn claims() -> &'static [&'static str] {
-        &["norm_param", "normalize_bbox_param", "normalize_param"]
+        &["norm_param", "normalize_bbox_param", "normalize_param", EARLY]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        if param.norm_param.is_some() && param.normalize_param.is_some() {
+        let early = param.softmax_param.as_ref().is_some_and(|p| p.normalize_type.is_some());
+        let silent = param.norm_param.is_none() && cx.dialect == Some(Dialect::Happynear);
+        let happynear = silent || early || param.normalize_param.is_some();
+        if param.norm_param.is_some() && happynear {
             let message = "norm_param and normalize_param belong to different layers";
             return Err(cx.invalid("normalize_param", message).into());
         }
-        let silent = param.norm_param.is_none() && cx.dialect == Some(Dialect::Happynear);
-        let happynear = silent || param.normalize_param.is_some();
         let layer = match param.r#type() {
+            "Normalize" if happynear => Self::happynear(param, cx)?,
+            _ if early => return Err(cx.unsupported(EARLY, EARLY).into()),
             "SimpleNormalize" => Normalize {
                 norm: Norm::EpsInRoot,
                 eps: 0.0,
                 across_spatial: true,
                 scale: None,
             },
-            "Normalize" if happynear => Self::happynear(param, cx)?,
             _ => Self::ssd(param),
         };
         let norms = layer.scale.is_none() && !layer.across_spatial;
@@ -188,7 +200,7 @@ mod routine {
 mod tests {
     use super::super::testing::{assert_close, forward, refusal, tensor};
     use super::*;
-    use crate::frontend::proto::{NormParameter, NormalizeParameter};
+    use crate::frontend::proto::{NormParameter, NormalizeParameter, SoftmaxParameter};
     use crate::ir::Tensor;
 
     fn x() -> Tensor {
@@ -259,5 +271,23 @@ mod tests {
     fn shapes() {
         let got = refusal::<Normalize>(&LayerParameter::default(), &[&[3]]);
         assert!(got.starts_with("bottom: "), "{got}");
+    }
+
+    #[test]
+    fn the_fields_first_place() {
+        let param = |ty: &str, norm: &str| LayerParameter {
+            r#type: Some(ty.into()),
+            softmax_param: Some(SoftmaxParameter {
+                normalize_type: Some(norm.into()),
+                ..SoftmaxParameter::default()
+            }),
+            ..LayerParameter::default()
+        };
+        let y = forward::<Normalize>(&param("Normalize", "L2"), &[x()], &[]);
+        assert_close(&y[0].data, &[0.6, 0., 0.8, -1.], 1e-6);
+        for (ty, norm) in [("Normalize", "L1"), ("SimpleNormalize", "L2")] {
+            let got = refusal::<Normalize>(&param(ty, norm), &[&[1, 2, 1, 2]]);
+            assert!(got.starts_with("softmax_param.normalize_type: "), "{got}");
+        }
     }
 }

@@ -20,11 +20,13 @@
 //! * AVE_EXC_PAD (Synopsys) divides by the area inside of the bottom.
 //! * `Pooling3D` (C3D) is over length, height and width of `[N, C, L, H, W]`, rounds up and
 //!   drops no window; padding is for AVE, in height and width.
+//! * `NdPooling` (video-caffe, which runs it by cuDNN) gives a kernel and a stride for each of
+//!   two or three axes as `kernel_shape` and `stride_shape`, and rounds up.
 
 use super::{Cx, Layer, Taps};
 use crate::diag::Result;
 use crate::frontend::proto::pooling_parameter::{PoolMethod, RoundMode};
-use crate::frontend::proto::{LayerParameter, Pooling3DParameter, PoolingParameter};
+use crate::frontend::proto::{BlobShape, LayerParameter, Pooling3DParameter, PoolingParameter};
 use crate::ir::{Node, Shape, Tensor};
 use crate::lower::{self, Builder};
 use std::ops::Range;
@@ -293,19 +295,23 @@ fn sides(p: &PoolingParameter, pad: [usize; 2], cx: &Cx) -> Result<Pad> {
     })
 }
 
-fn stochastic(field: &str, cx: &Cx) -> crate::diag::Errors {
+/// What there is to say about a method that only Caffe's GPU code knows.
+pub(super) fn stochastic(field: &str, cx: &Cx) -> crate::diag::Errors {
     let message = "STOCHASTIC pooling (only MAX and AVE), which Caffe has no CPU code for";
     cx.unsupported(field, message).into()
 }
 
 impl Pooling {
-    fn read(p: &PoolingParameter, cx: &Cx) -> Result<Self> {
+    /// Reads `pooling_param`, for Unpooling as well.
+    pub(super) fn read(p: &PoolingParameter, cx: &Cx) -> Result<Self> {
         for (field, given) in [
             ("kernel_depth", p.kernel_depth.is_some()),
             ("temporal_stride", p.temporal_stride.is_some()),
+            ("kernel_shape", p.kernel_shape.is_some()),
+            ("stride_shape", p.stride_shape.is_some()),
         ] {
             if given {
-                let message = "only Pooling3D has this";
+                let message = "only Pooling3D and NdPooling have this";
                 let field = format!("pooling_param.{field}");
                 return Err(cx.unsupported(&field, message).into());
             }
@@ -316,8 +322,6 @@ impl Pooling {
             PoolMethod::AveExcPad => (Method::Ave, true),
             PoolMethod::Stochastic => return Err(stochastic("pooling_param.pool", cx)),
         };
-        cx.counts(1..=1, 1..=if method == Method::Max { 2 } else { 1 })?;
-        cx.not_in_place()?;
         let (kernel, stride, pad) = windows(p, cx)?;
         let round = match (p.round_mode, p.ceil_mode()) {
             (None, false) if p.ceil_mode.is_some() => Round::Floor,
@@ -377,6 +381,61 @@ impl Pooling {
     }
 }
 
+impl Pooling {
+    /// `NdPooling`.
+    fn read_nd(p: &PoolingParameter, cx: &Cx) -> Result<Self> {
+        let shaped = PoolingParameter {
+            pool: p.pool,
+            kernel_shape: p.kernel_shape.clone(),
+            stride_shape: p.stride_shape.clone(),
+            engine: p.engine,
+            ..PoolingParameter::default()
+        };
+        if *p != shaped {
+            let message = "NdPooling takes pool, kernel_shape and stride_shape only";
+            return Err(cx.unsupported("pooling_param", message).into());
+        }
+        if p.pool() != PoolMethod::Max {
+            let message = "only MAX: by what cuDNN divides a mean at the edge is its own";
+            return Err(cx.unsupported("pooling_param.pool", message).into());
+        }
+        cx.counts(1..=1, 1..=1)?;
+        cx.not_in_place()?;
+        let sizes = |field: &str, shape: &Option<BlobShape>| -> Result<Vec<usize>> {
+            let field = format!("pooling_param.{field}");
+            let dims = shape.iter().flat_map(|shape| &shape.dim);
+            let size = |&dim: &i64| cx.positive(&field, u32::try_from(dim).unwrap_or(0));
+            dims.map(size).collect()
+        };
+        let kernel = sizes("kernel_shape", &p.kernel_shape)?;
+        if !matches!(kernel.len(), 2 | 3) {
+            let message = format!("{} axes instead of two or three", kernel.len());
+            return Err(cx.unsupported("pooling_param.kernel_shape", message).into());
+        }
+        let axes = kernel.len();
+        let stride = match p.stride_shape {
+            Some(_) => sizes("stride_shape", &p.stride_shape)?,
+            None => vec![1; axes],
+        };
+        if stride.len() != axes {
+            let message = format!("{} numbers for a kernel of {axes} axes", stride.len());
+            return Err(cx.invalid("pooling_param.stride_shape", message).into());
+        }
+        Ok(Pooling {
+            method: Method::Max,
+            exclude_pad: false,
+            kernel: Some(kernel),
+            stride,
+            pad: Pad::Sides {
+                before: vec![0; axes],
+                after: vec![0; axes],
+            },
+            round: Round::Ceil,
+            axes,
+        })
+    }
+}
+
 /// What `pooling_param` says of a `Pooling3D`, as `pooling3d_param` says it.
 ///
 /// Errors: fields that C3D does not have.
@@ -419,6 +478,8 @@ impl Layer for Pooling {
             "pooling_param.pad_type",
             "pooling_param.kernel_depth",
             "pooling_param.temporal_stride",
+            "pooling_param.kernel_shape",
+            "pooling_param.stride_shape",
             "pooling3d_param.pool",
             "pooling3d_param.kernel_size",
             "pooling3d_param.kernel_depth",
@@ -438,7 +499,14 @@ impl Layer for Pooling {
                 let message = "only Pooling3D has this";
                 Err(cx.unsupported("pooling3d_param", message).into())
             }
-            _ => Pooling::read(&p, cx),
+            ("NdPooling", _) => Pooling::read_nd(&p, cx),
+            _ => {
+                let pooling = Pooling::read(&p, cx)?;
+                let mask = pooling.method == Method::Max;
+                cx.counts(1..=1, 1..=if mask { 2 } else { 1 })?;
+                cx.not_in_place()?;
+                Ok(pooling)
+            }
         }
     }
 
@@ -746,6 +814,37 @@ mod tests {
             ..square(2, 1, 0)
         };
         assert!(refusal::<Pooling>(&of_3d(height), shape).contains("takes pool, kernel_size"));
+    }
+
+    #[test]
+    fn a_kernel_for_each_axis() {
+        let shape = |dims: &[i64]| Some(BlobShape { dim: dims.to_vec() });
+        let p = PoolingParameter {
+            kernel_shape: shape(&[1, 2, 2]),
+            stride_shape: shape(&[1, 1, 2]),
+            ..PoolingParameter::default()
+        };
+        let nd = |p: &PoolingParameter| LayerParameter {
+            r#type: Some("NdPooling".into()),
+            ..param(p.clone())
+        };
+        let x = tensor(&[1, 1, 2, 2, 3], [1., 8., 3., 4., 5., 6., 9., 9., 9., 9., 9., 9.]);
+        let y = forward::<Pooling>(&nd(&p), &[&x], &[]).remove(0);
+        assert_eq!(y, tensor(&[1, 1, 2, 1, 2], [8., 6., 9., 9.]));
+        let dims: &[usize] = &[1, 1, 2, 2, 3];
+        assert!(refusal::<Pooling>(&param(p.clone()), &[dims]).contains("NdPooling"));
+        for (p, field) in [
+            (PoolingParameter { pool: Some(PoolMethod::Ave.into()), ..p.clone() }, "pooling_param.pool"),
+            (PoolingParameter { pad: Some(1), ..p.clone() }, "pooling_param"),
+            (PoolingParameter { kernel_shape: shape(&[1, 0, 1]), ..p.clone() }, "pooling_param.kernel_shape"),
+            (PoolingParameter { kernel_shape: shape(&[1]), ..p.clone() }, "pooling_param.kernel_shape"),
+            (PoolingParameter { stride_shape: shape(&[1, -1, 1]), ..p.clone() }, "pooling_param.stride_shape"),
+            (PoolingParameter { stride_shape: shape(&[1, 1]), ..p.clone() }, "pooling_param.stride_shape"),
+            (PoolingParameter { kernel_shape: shape(&[1, 1]), stride_shape: None, ..p }, "bottom"),
+        ] {
+            let got = refusal::<Pooling>(&nd(&p), &[dims]);
+            assert!(got.starts_with(&format!("{field}: ")), "{got}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `PReLU`: `max(x, 0) + slope[c]·min(x, 0)` with learned slopes (Caffe `prelu_layer.cpp`).
 //!
 //! * bottom and top: `[N, C, …]`, 2 to 4 axes (Caffe asks for the channel by its old
-//!   four-axis accessor).
+//!   four-axis accessor), or more in the dialects for volumes, 3D-Caffe's and Intel's.
 //! * blob: slopes `[C]`, or a scalar if `channel_shared`; 0.25 unless filled otherwise.
 
 use super::{Cx, Layer, constant_filler};
 use crate::diag::Result;
+use crate::frontend::Dialect;
 use crate::frontend::proto::{FillerParameter, LayerParameter};
 use crate::ir::{Broadcast, ParamSpec, Pointwise, Shape, Tensor};
 
@@ -13,22 +14,26 @@ use crate::ir::{Broadcast, ParamSpec, Pointwise, Shape, Tensor};
 pub struct PRelu {
     pub channel_shared: bool,
     pub filler: FillerParameter,
+    most_axes: usize,
 }
 
 impl Layer for PRelu {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         let p = param.prelu_param.clone().unwrap_or_default();
+        let volumes = matches!(cx.dialect, Some(Dialect::Caffe3d | Dialect::Intel));
         Ok(PRelu {
+            most_axes: if volumes { usize::MAX } else { 4 },
             channel_shared: p.channel_shared(),
             filler: p.filler.unwrap_or_else(|| constant_filler(0.25)),
         })
     }
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
-        if !(2..=4).contains(&bottoms[0].len()) {
+        if !(2..=self.most_axes).contains(&bottoms[0].len()) {
             let message = format!("the bottom must have 2 to 4 axes, it is {}", bottoms[0]);
-            return Err(cx.invalid("bottom", message).into());
+            let d = cx.invalid("bottom", message);
+            return Err(d.help("forks for volumes take more: --dialect 3d-caffe").into());
         }
         Ok(vec![bottoms[0].clone()])
     }
@@ -78,7 +83,7 @@ impl Layer for PRelu {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{forward, infer, refusal, shape, tensor};
+    use super::super::testing::{forward, forward_as, infer, refusal, shape, tensor};
     use super::*;
     use crate::frontend::proto::PReLuParameter;
 
@@ -120,6 +125,13 @@ mod tests {
         for dims in [&[3][..], &[1, 2, 3, 4, 5]] {
             let got = refusal::<PRelu>(&LayerParameter::default(), &[dims]);
             assert!(got.starts_with("bottom: "), "{got}");
+        }
+        let x = tensor(&[1, 2, 1, 1, 2], [-1., -2., -3., 4.]);
+        let slopes = tensor(&[2], [0.5, -1.]);
+        for dialect in [Dialect::Caffe3d, Dialect::Intel] {
+            let p = LayerParameter::default();
+            let y = forward_as::<PRelu>(Some(dialect), &p, &[&x], std::slice::from_ref(&slopes));
+            assert_eq!(y[0].data, [-0.5, -1., 3., 4.]);
         }
     }
 }

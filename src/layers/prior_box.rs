@@ -7,7 +7,10 @@
 //! Boxes of a cell, for each `min_size` s: the square of s; with `max_size` m that of
 //! √(s·m); for each ratio r but 1, s·√r by s/√r. SSD cuts both sizes to whole pixels.
 //! TextBoxes does not, and repeats every box half a cell lower; so does OpenCV's form, at
-//! each of `offset_h`.
+//! each of `offset_h`. FaceBoxes, where it is the dialect or Synopsys' field says so, sets the
+//! squares of 32 and 64 pixels close, 16 and 4 of them. Of Synopsys' orders, `tf` has the
+//! square of √(s·m) last, and takes a twentieth of the picture from all sides of the square
+//! of 60 pixels; `keras` has it first.
 
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
@@ -29,6 +32,8 @@ struct Anchor {
     shift: [f32; 2],
     /// Of the centre, in cells.
     down: f32,
+    /// Its sides lie a twentieth of the picture further in.
+    smaller: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ impl Anchor {
             height,
             shift: [0.0; 2],
             down: 0.0,
+            smaller: false,
         }
     }
 }
@@ -111,15 +117,20 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
         );
         return Err(cx.invalid("prior_box_param.max_size", message).into());
     }
+    let faceboxes = p.faceboxes() || cx.dialect == Some(Dialect::FaceBoxes);
     let whole = |size: f32| if textboxes { size } else { size as i32 as f32 };
     let mut anchors = Vec::new();
     for (i, &size) in p.min_size.iter().enumerate() {
         cx.above("prior_box_param.min_size", size, 0.0)?;
         let min = whole(size);
-        if p.faceboxes() {
-            anchors.extend(dense(min));
-        } else {
-            anchors.push(Anchor::new(min, min));
+        let mut group = if faceboxes { dense(min) } else { vec![Anchor::new(min, min)] };
+        let squares = group.len();
+        group[0].smaller = p.tf() && !faceboxes && min == 60.0;
+        for ratio in ratios(p) {
+            if (f64::from(ratio) - 1.0).abs() >= 1e-6 {
+                let root = ratio.sqrt();
+                group.push(Anchor::new(min * root, min / root));
+            }
         }
         if let Some(&max) = p.max_size.get(i) {
             cx.above("prior_box_param.max_size", max, size)?;
@@ -128,14 +139,14 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
             } else {
                 f64::from((min as i32).wrapping_mul(max as i32)).sqrt() as f32
             };
-            anchors.push(Anchor::new(side, side));
+            let at = match (p.keras(), p.tf()) {
+                (true, _) => 0,
+                (_, true) => group.len(),
+                _ => squares,
+            };
+            group.insert(at, Anchor::new(side, side));
         }
-        for ratio in ratios(p) {
-            if (f64::from(ratio) - 1.0).abs() >= 1e-6 {
-                let root = ratio.sqrt();
-                anchors.push(Anchor::new(min * root, min / root));
-            }
-        }
+        anchors.append(&mut group);
     }
     if textboxes {
         let down: Vec<f32> = match p.offset_h[..] {
@@ -167,8 +178,8 @@ fn variance(p: &PriorBoxParameter, cx: &Cx) -> Result<[f32; 4]> {
 /// Refuses what other programs have added and no fork that was measured has.
 fn refuse_unknown(p: &PriorBoxParameter, cx: &Cx) -> Result<()> {
     for (given, field) in [
-        (p.tf(), "tf"),
-        (p.keras(), "keras"),
+        (p.keras() && p.tf(), "tf"),
+        (p.keras() && p.faceboxes(), "faceboxes"),
         (p.offset_w.iter().any(|&offset| offset != p.offset()), "offset_w"),
         (!p.width.is_empty(), "width"),
         (!p.height.is_empty(), "height"),
@@ -246,7 +257,8 @@ impl Layer for PriorBox {
         values.push(self.offset);
         values.extend(self.variance);
         for a in &self.anchors {
-            values.extend([a.width, a.height, a.shift[0], a.shift[1], a.down]);
+            let smaller = f32::from(a.smaller);
+            values.extend([a.width, a.height, a.shift[0], a.shift[1], a.down, smaller]);
         }
         let sizes = vec![width, height, image_w, image_h, clip, y_first];
         Some(Call::new(routine!("prior_box"), sizes, values))
@@ -260,24 +272,25 @@ mod routine {
         let [clip, y_first] = [sizes[4] == 1, sizes[5] == 1];
         let [step_w, step_h, offset] = [values[0], values[1], values[2]];
         let (variance, anchors) = values[3..].split_at(4);
-        let (boxes, variances) = tops[0].split_at_mut(4 * width * height * (anchors.len() / 5));
+        let (boxes, variances) = tops[0].split_at_mut(4 * width * height * (anchors.len() / 6));
         // The centre and the size are floats, the rest is in double.
-        let corner = |center: f32, half: f64, image: usize| {
-            let share = ((f64::from(center) + half) / image as f64) as f32;
+        let corner = |center: f32, half: f64, image: usize, inset: f64| {
+            let share = ((f64::from(center) + half) / image as f64 + inset) as f32;
             if clip { share.clamp(0.0, 1.0) } else { share }
         };
         let mut rows = boxes.chunks_exact_mut(4);
         for h in 0..height {
             for w in 0..width {
-                for anchor in anchors.chunks_exact(5) {
+                for anchor in anchors.chunks_exact(6) {
                     let x = (w as f32 + offset) * step_w + anchor[2];
                     let y = (h as f32 + (offset + anchor[4])) * step_h + anchor[3];
                     let [half_w, half_h] = [anchor[0], anchor[1]].map(|size| f64::from(size) / 2.0);
+                    let inset = if anchor[5] == 1.0 { 0.05 } else { 0.0 };
                     let mut corners = [
-                        corner(x, -half_w, image_w),
-                        corner(y, -half_h, image_h),
-                        corner(x, half_w, image_w),
-                        corner(y, half_h, image_h),
+                        corner(x, -half_w, image_w, inset),
+                        corner(y, -half_h, image_h, inset),
+                        corner(x, half_w, image_w, -inset),
+                        corner(y, half_h, image_h, -inset),
                     ];
                     if y_first {
                         corners.swap(0, 1);
@@ -297,7 +310,7 @@ mod routine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_close, forward, noise, refusal, tops};
+    use super::super::testing::{assert_close, forward, forward_as, noise, refusal, tops};
     use super::*;
 
     fn param(p: PriorBoxParameter) -> LayerParameter {
@@ -350,6 +363,32 @@ mod tests {
     }
 
     #[test]
+    fn orders_of_tensorflow_and_keras() {
+        let of = |tf, keras| {
+            let p = PriorBoxParameter {
+                max_size: vec![20.],
+                aspect_ratio: vec![4.],
+                tf: Some(tf),
+                keras: Some(keras),
+                ..min(5.)
+            };
+            let got = boxes(p)[..16].to_vec();
+            got.chunks(4).map(|b| 40. * (b[2] - b[0])).collect::<Vec<_>>()
+        };
+        assert_close(&of(false, false), &[5., 10., 10., 2.5], 1e-6);
+        assert_close(&of(true, false), &[5., 10., 2.5, 10.], 1e-6);
+        assert_close(&of(false, true), &[10., 5., 10., 2.5], 1e-6);
+        let sixty = PriorBoxParameter {
+            tf: Some(true),
+            aspect_ratio: vec![4.],
+            flip: Some(false),
+            ..min(60.)
+        };
+        let want = [-0.45, -0.95, 0.95, 1.95, -1.25, -0.25, 1.75, 1.25];
+        assert_close(&boxes(sixty)[..8], &want, 1e-6);
+    }
+
+    #[test]
     fn clipped_and_y_first() {
         let p = PriorBoxParameter {
             clip: Some(true),
@@ -367,12 +406,17 @@ mod tests {
 
     #[test]
     fn squares_of_faceboxes_lie_close() {
-        let p = PriorBoxParameter {
-            faceboxes: Some(true),
+        let sizes = PriorBoxParameter {
             min_size: vec![32., 64., 128.],
             ..PriorBoxParameter::default()
         };
-        let got = boxes(p);
+        let got = boxes(PriorBoxParameter {
+            faceboxes: Some(true),
+            ..sizes.clone()
+        });
+        let bottoms = [noise(&[1, 1, 1, 2]), noise(&[1, 3, 20, 40])];
+        let dialect = Some(Dialect::FaceBoxes);
+        assert_eq!(forward_as::<PriorBox>(dialect, &param(sizes), &bottoms, &[])[0].data, got);
         assert_eq!(got.len(), 2 * 2 * 21 * 4);
         assert_eq!(got[..2], [(10. - 16. - 15.5) / 40., (10. - 16. - 15.5) / 20.]);
         assert_eq!(got[4], (10. - 8. - 15.5) / 40.);
@@ -396,7 +440,7 @@ mod tests {
             (PriorBoxParameter { img_size: Some(0), ..min(10.) }, "img_size"),
             (PriorBoxParameter { step: Some(0.), ..min(10.) }, "step"),
             (PriorBoxParameter { step_w: Some(2.), ..min(10.) }, "step_h"),
-            (PriorBoxParameter { tf: Some(true), ..min(10.) }, "tf"),
+            (PriorBoxParameter { tf: Some(true), keras: Some(true), ..min(10.) }, "tf"),
         ] {
             let got = refused(p);
             assert!(got.starts_with(&format!("prior_box_param.{field}: ")), "{got}");

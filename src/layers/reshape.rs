@@ -190,6 +190,7 @@ mod tests {
             in_place: false,
             dialect: None,
             registry: &super::super::Registry::default(),
+            file: None,
             span: &|_| None,
         };
         let reshape = Reshape {

@@ -7,7 +7,7 @@
 //!   lie outside of the padded map are dropped, as there.
 //! * top: `[N, Σ C·OH·OW]`, level by level; with one level, its `[N, C, 1, 1]`.
 
-use super::pooling::{Method, Pad, Pooling, Round};
+use super::pooling::{Method, Pad, Pooling, Round, stochastic};
 use super::{Cx, Layer};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
@@ -30,10 +30,7 @@ impl Layer for Spp {
         let method = match p.pool() {
             PoolMethod::Max => Method::Max,
             PoolMethod::Ave => Method::Ave,
-            PoolMethod::Stochastic => {
-                let message = "STOCHASTIC pooling (only MAX and AVE)";
-                return Err(cx.unsupported("spp_param.pool", message).into());
-            }
+            PoolMethod::Stochastic => return Err(stochastic("spp_param.pool", cx)),
         };
         Ok(Spp {
             pyramid_height: cx.positive("spp_param.pyramid_height", p.pyramid_height())?,
@@ -176,6 +173,8 @@ mod tests {
             let got = refusal::<Spp>(&max(height), dims);
             assert!(got.starts_with("spp_param.pyramid_height: level 2"), "{got}");
         }
+        let got = refusal::<Spp>(&param(1, PoolMethod::Stochastic), dims);
+        assert!(got.starts_with("spp_param.pool: STOCHASTIC"), "{got}");
         assert!(refusal::<Spp>(&max(0), dims).ends_with("must not be 0"));
         assert!(refusal::<Spp>(&max(1), &[&[1, 1, 2]]).starts_with("bottom: "));
     }

@@ -3,6 +3,7 @@
 
 use super::{Cx, Layer, Registry};
 use crate::diag::{Errors, FileId, Result, Span};
+use crate::frontend::Dialect;
 use crate::frontend::proto::{LayerParameter, Phase};
 use crate::ir::{Shape, Tensor};
 use std::borrow::Borrow;
@@ -30,6 +31,15 @@ pub fn infer<L: Layer>(
     param: &LayerParameter,
     bottoms: &[&[usize]],
 ) -> Result<(L, Vec<Shape>), String> {
+    infer_as(None, param, bottoms)
+}
+
+/// The same in a dialect.
+pub fn infer_as<L: Layer>(
+    dialect: Option<Dialect>,
+    param: &LayerParameter,
+    bottoms: &[&[usize]],
+) -> Result<(L, Vec<Shape>), String> {
     let bottoms: Vec<Shape> = bottoms.iter().map(|dims| shape(dims)).collect();
     let fields = RefCell::new(Vec::new());
     let span = |field: &str| {
@@ -52,8 +62,9 @@ pub fn infer<L: Layer>(
             .bottom
             .first()
             .is_some_and(|b| param.top.first() == Some(b)),
-        dialect: None,
+        dialect,
         registry: &Registry::default(),
+        file: None,
         span: &span,
     };
     let made = L::from_param(param, &cx).and_then(|layer| {
@@ -87,10 +98,20 @@ pub fn forward<L: Layer>(
     bottoms: &[impl Borrow<Tensor>],
     params: &[Tensor],
 ) -> Vec<Tensor> {
+    forward_as::<L>(None, param, bottoms, params)
+}
+
+/// The same in a dialect.
+pub fn forward_as<L: Layer>(
+    dialect: Option<Dialect>,
+    param: &LayerParameter,
+    bottoms: &[impl Borrow<Tensor>],
+    params: &[Tensor],
+) -> Vec<Tensor> {
     let bottoms: Vec<&Tensor> = bottoms.iter().map(Borrow::borrow).collect();
     let dims: Vec<&[usize]> = bottoms.iter().map(|b| b.shape.dims()).collect();
     let shapes: Vec<Shape> = bottoms.iter().map(|b| b.shape.clone()).collect();
-    let (layer, tops) = infer::<L>(param, &dims).unwrap();
+    let (layer, tops) = infer_as::<L>(dialect, param, &dims).unwrap();
     let specs = layer.params(&shapes).unwrap();
     let wanted: Vec<&Shape> = specs.iter().map(|spec| &spec.shape).collect();
     let given: Vec<&Shape> = params.iter().map(|p| &p.shape).collect();

@@ -8,6 +8,9 @@
 //!
 //! All images and classes are one list, and suppress each other. Of equal scores the
 //! first comes first; Caffe leaves it to its C++ library among more than 16.
+//!
+//! `Yolov3Detection` (yuqj1991/caffe_train `Yolov3DetectionLayer.cpp`) is the same on square
+//! maps, with 0.4 as the `nms_threshold` of those that do not say it, not 0.45.
 
 use super::yolo::routine as yolo;
 use super::{Cx, Layer, legacy};
@@ -23,6 +26,8 @@ pub struct Yolov3DetectionOutput {
     maps: Vec<(usize, Vec<[f32; 2]>)>,
     confidence: f32,
     threshold: f32,
+    /// Maps are as high as they are wide.
+    square: bool,
 }
 
 impl Layer for Yolov3DetectionOutput {
@@ -71,11 +76,13 @@ impl Layer for Yolov3DetectionOutput {
             let anchors: Result<Vec<_>, _> = masks.iter().map(anchor).collect();
             maps.push((scale, anchors?));
         }
+        let square = param.r#type() == "Yolov3Detection";
         Ok(Yolov3DetectionOutput {
             classes: cx.positive(&field("num_classes"), classes)?,
             maps,
             confidence: p.confidence_threshold(),
-            threshold: p.nms_threshold.unwrap_or(0.45),
+            threshold: p.nms_threshold.unwrap_or(if square { 0.4 } else { 0.45 }),
+            square,
         })
     }
 
@@ -84,6 +91,10 @@ impl Layer for Yolov3DetectionOutput {
         for (i, (bottom, (_, anchors))) in bottoms.iter().zip(&self.maps).enumerate() {
             let at = format!("bottom[{i}]");
             let [images, channels, height, width] = legacy(bottom, &at, cx)?;
+            if self.square && height != width {
+                let message = format!("a map of {height}×{width}: this type reads square ones");
+                return Err(cx.invalid(&at, message).into());
+            }
             let each = self.classes.saturating_add(5);
             if channels != each.saturating_mul(anchors.len()) {
                 let message = format!(
@@ -152,7 +163,7 @@ mod routine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_close, forward_counted, refusal, tensor};
+    use super::super::testing::{assert_close, forward_counted, infer, refusal, tensor};
     use super::*;
     use crate::frontend::proto::Yolov3DetectionOutputParameter;
 
@@ -203,6 +214,26 @@ mod tests {
         let got = detect(values(8f32.ln()));
         assert_eq!(got.len(), 1);
         assert_close(&got[0][3..4], &[-0.75], 1e-6);
+    }
+
+    #[test]
+    fn the_layer_of_yuqj1991() {
+        let of = |p| LayerParameter {
+            r#type: Some("Yolov3Detection".into()),
+            ..param(p)
+        };
+        // Two classes of one box, which suppress each other, the second better.
+        let p = Yolov3DetectionOutputParameter {
+            num_classes: Some(2),
+            ..one()
+        };
+        let bottom = tensor(&[1, 7, 1, 1], [0., 0., 0., 0., 9., 3., 4.]);
+        let top = forward_counted::<Yolov3DetectionOutput>(&of(p), &[bottom]).remove(0);
+        assert_eq!((top.data.len(), top.data[1]), (7, 2.));
+        let (layer, _) = infer::<Yolov3DetectionOutput>(&of(one()), &[&[1, 6, 2, 2]]).unwrap();
+        assert_eq!(layer.threshold, 0.4);
+        let got = refusal::<Yolov3DetectionOutput>(&of(one()), &[&[1, 6, 1, 2]]);
+        assert!(got.starts_with("bottom[0]: a map of 1×2"), "{got}");
     }
 
     #[test]

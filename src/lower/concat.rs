@@ -17,6 +17,9 @@ pub fn placements(graph: &Graph) -> Vec<Option<(BlobId, usize)>> {
         let Op::Concat(concat) = &node.op else {
             continue;
         };
+        if node.counts > 0 {
+            continue;
+        }
         let top = node.tops[0];
         let Some(starts) = block_starts(graph, node, concat.axis) else {
             continue;

@@ -6,7 +6,7 @@
 //! proves the result.
 
 use crate::diag::{Diagnostic, Result};
-use crate::kernel::{Addr, Arg, Expr, Place, Program, Stmt};
+use crate::kernel::{Addr, Place, Program};
 use crate::leaf::BLOCK;
 use std::collections::BTreeMap;
 
@@ -133,31 +133,10 @@ fn live_ranges(program: &Program) -> Vec<Live> {
             *range = Some((range.map_or(s, |r| r.0), s));
         };
         for stmt in step.regions.iter().flat_map(|region| &region.body) {
-            stmt.visit(&mut |stmt| addresses(stmt, &mut touch));
+            stmt.visit(&mut |stmt| stmt.addresses(&mut touch));
         }
     }
     live
-}
-
-/// Calls `touch` for the addresses of a statement itself, not of those inside it.
-fn addresses(stmt: &Stmt, touch: &mut impl FnMut(&Addr)) {
-    match stmt {
-        Stmt::For { .. } => {}
-        Stmt::Map { dst, value, .. } => {
-            touch(dst);
-            value.visit(&mut |expr| {
-                if let Expr::Load(addr) | Expr::Splat(addr) = expr {
-                    touch(addr);
-                }
-            });
-        }
-        Stmt::Routine(call) => call.operands().for_each(|(addr, _)| touch(addr)),
-        Stmt::Call { args, .. } => args.iter().for_each(|arg| {
-            if let Arg::Addr(addr) = arg {
-                touch(addr);
-            }
-        }),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
-//! The machine's multiply-add peak of the moment, which all shares of peak refer to.
+//! What the machine can do at the moment, which measured times are held against: its
+//! multiply-add peak and the rate at which it reads memory.
 
+use super::arena::Block;
+use crate::diag::Result;
 use crate::leaf::Isa;
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -14,11 +17,61 @@ use std::time::{Duration, Instant};
 /// If the CPU does not have the ISA.
 pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
     assert!(isa.available(), "{isa} is not available");
+    best_of_rounds(threads.max(1), |_| round(isa))
+}
+
+/// GB/s (10⁹ bytes) at which `threads` threads together read `bytes` bytes, each a part
+/// of its own, again and again: from a cache if they fit there. The best of as many
+/// rounds as in [`fma_peak`].
+///
+/// Errors: the system refuses the memory.
+pub fn read_rate(bytes: usize, threads: usize) -> Result<f64> {
     let threads = threads.max(1);
+    let part = (bytes / size_of::<f32>() / threads).max(1);
+    let part = part.next_multiple_of(SUMS * LANES);
+    let mut block = Block::zeroed(part * threads)?;
+    // Pages that nobody wrote would all be one page of zeros.
+    block.fill(1.0);
+    Ok(best_of_rounds(threads, |thread| {
+        let start = Instant::now();
+        let mut times = 0;
+        while start.elapsed() < ROUND_TIME {
+            black_box(sum(black_box(&block[thread * part..][..part])));
+            times += 1;
+        }
+        (times * part * size_of::<f32>()) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }))
+}
+
+const LANES: usize = 16;
+
+fn sum(values: &[f32]) -> f32 {
+    let mut sums = [[0.0f32; LANES]; SUMS];
+    for chunk in values.chunks_exact(SUMS * LANES) {
+        for (sum, values) in sums.iter_mut().zip(chunk.chunks_exact(LANES)) {
+            for (s, v) in sum.iter_mut().zip(values) {
+                *s += v;
+            }
+        }
+    }
+    sums.iter().flatten().sum()
+}
+
+/// Runs `round` on `threads` threads at once, with the thread's number, round by round:
+/// the largest sum of what they return in one round.
+fn best_of_rounds(threads: usize, round: impl Fn(usize) -> f64 + Sync) -> f64 {
     let barrier = Barrier::new(threads);
+    let rounds = |thread| {
+        let rounds = (0..ROUNDS).map(|_| {
+            barrier.wait();
+            round(thread)
+        });
+        rounds.collect::<Vec<f64>>()
+    };
     let rates: Vec<Vec<f64>> = thread::scope(|scope| {
+        let rounds = &rounds;
         let workers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| (0..ROUNDS).map(|_| round(isa, &barrier)).collect()))
+            .map(|thread| scope.spawn(move || rounds(thread)))
             .collect();
         let rates = workers.into_iter().map(|w| w.join());
         rates.map(|r| r.unwrap_or_default()).collect()
@@ -34,8 +87,7 @@ const SUMS: usize = 12;
 const REPEATS: usize = 1024;
 
 /// GFLOP/s of one thread in one round.
-fn round(isa: Isa, barrier: &Barrier) -> f64 {
-    barrier.wait();
+fn round(isa: Isa) -> f64 {
     let start = Instant::now();
     let mut batches = 0;
     while start.elapsed() < ROUND_TIME {
@@ -125,5 +177,11 @@ mod tests {
         let best = fma_peak(Isa::detect(), 1);
         assert!(portable > 0.1, "{portable}");
         assert!(best > 0.5 * portable, "{best} against {portable}");
+    }
+
+    #[test]
+    fn all_is_read() {
+        assert_eq!(sum(&vec![1.0; 3 * SUMS * LANES]), (3 * SUMS * LANES) as f32);
+        assert!(read_rate(1, 2).unwrap() > 0.0);
     }
 }

@@ -7,6 +7,7 @@ use crate::diag::{Diagnostic, did_you_mean};
 use crate::frontend::proto::FillerParameter;
 use crate::frontend::proto::filler_parameter::VarianceNorm;
 use crate::ir::{FloatData, ParamSpec, Shape};
+use std::sync::LazyLock;
 
 /// All types, as a layer may name them.
 pub const FILLERS: &[&str] = &[
@@ -18,6 +19,10 @@ pub const FILLERS: &[&str] = &[
     "msra",
     "bilinear",
 ];
+
+/// What a layer may give its own square blobs: a value on the diagonal, else 0. It is no
+/// name of Caffe's.
+pub const DIAGONAL: &str = "(diagonal)";
 
 /// The values that the parameter's filler gives, drawn from `stream`.
 ///
@@ -42,7 +47,7 @@ pub fn fill(spec: &ParamSpec, stream: Stream) -> Result<FloatData, Diagnostic> {
         }
         "uniform" => uniform(len, stream, filler.min(), filler.max()),
         "gaussian" => gaussian(filler, shape, stream)?,
-        "positive_unitball" => FloatData::new(positive_unitball(shape, stream)),
+        "positive_unitball" => positive_unitball(shape, stream),
         "xavier" => {
             let bound = (3.0 / fan(filler, shape)).sqrt() as f32;
             uniform(len, stream, -bound, bound)
@@ -52,6 +57,10 @@ pub fn fill(spec: &ParamSpec, stream: Stream) -> Result<FloatData, Diagnostic> {
             generated(len, move |i| deviation * stream.normal(i))
         }
         "bilinear" => bilinear(shape)?,
+        DIAGONAL => {
+            let (value, side) = (filler.value(), shape.last().copied().unwrap_or(1) as u64);
+            generated(len, move |i| if i % (side + 1) == 0 { value } else { 0.0 })
+        }
         other => return Err(unknown(other)),
     })
 }
@@ -96,16 +105,14 @@ fn gaussian(
 }
 
 /// Uniform values, each first-axis row scaled to a sum of 1.
-fn positive_unitball(shape: &Shape, stream: Stream) -> Vec<f32> {
-    let mut values: Vec<f32> = (0..shape.count() as u64)
-        .map(|i| stream.uniform(i))
-        .collect();
-    let row = shape.count() / shape.first().copied().unwrap_or(1).max(1);
-    for row in values.chunks_mut(row.max(1)) {
-        let sum: f32 = row.iter().sum();
-        row.iter_mut().for_each(|v| *v /= sum);
-    }
-    values
+fn positive_unitball(shape: &Shape, stream: Stream) -> FloatData {
+    let count = shape.count() as u64;
+    let row = count / shape.first().map_or(1, |&d| d as u64).max(1);
+    let sum = move |of: u64| -> f32 { (of * row..(of + 1) * row).map(|i| stream.uniform(i)).sum() };
+    let sums = LazyLock::new(move || -> Vec<f32> { (0..count / row.max(1)).map(sum).collect() });
+    generated(shape.count(), move |i| {
+        stream.uniform(i) / sums[(i / row) as usize]
+    })
 }
 
 /// The count that xavier and msra divide by, never 0.

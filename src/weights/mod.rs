@@ -10,7 +10,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use filler::FILLERS;
+pub use filler::{DIAGONAL, FILLERS, fill};
 pub use he::random;
 pub use stream::{Stream, random_input, random_labels};
 
@@ -48,7 +48,7 @@ pub fn load(graph: &mut Graph, files: &[Named], missing: Missing) -> Result<()> 
     Errors::none_or(take(graph, files), ())?;
     match missing {
         Missing::Refuse => refuse(graph),
-        Missing::Fill(seed) => fill(graph, seed),
+        Missing::Fill(seed) => fill_missing(graph, seed),
         Missing::Random(seed) => {
             random(graph, seed);
             Ok(())
@@ -229,11 +229,11 @@ pub fn refuse(graph: &Graph) -> Result<()> {
     Err(Diagnostic::invalid(message).help(help).into())
 }
 
-fn fill(graph: &mut Graph, seed: u64) -> Result<()> {
+fn fill_missing(graph: &mut Graph, seed: u64) -> Result<()> {
     let mut wrong = Vec::new();
     for param in graph.params.iter_mut().filter(|p| p.data.is_none()) {
         let stream = Stream::new(seed).derive(&param.layer, param.index);
-        match filler::fill(&param.spec, stream) {
+        match fill(&param.spec, stream) {
             Ok(data) => param.data = Some(data),
             Err(d) => wrong.push(d.layer(&param.layer)),
         }

@@ -22,11 +22,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Cases that do not pass and on which engines, with the reason.
 const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
     (
-        "c3d-small",
-        &["reference", "passes", "interpreter", "jit", "jit unfused"],
-        "tops of inner products have three more axes of size 1 in C3D",
-    ),
-    (
         "rpn-proposal-roipool",
         &["reference", "passes", "interpreter", "jit", "jit unfused"],
         "its fork uses memory again: the recorded `rois` are what came after them",
@@ -47,49 +42,14 @@ const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
         "a DepthwiseConvolution without group is dense in its fork",
     ),
     (
-        "NormFace.draw-update_two_points-normalize_layer",
-        &["builder"],
-        "`normalize_type` in a softmax_param, of an early version of its fork",
-    ),
-    (
         "cascade-rcnn.coco-res50-15s-800-fpn-cascade-deploy",
         &["builder"],
         "Concat of blobs whose lengths the data tells, along that axis",
     ),
     (
-        "snps.deeplab-deeplabv3_mnv2_pascal_train_aug-deeplabv3_mnv2_pascal_train_aug",
-        &["builder"],
-        "ResizeBilinear of Synopsys: no recorded answers",
-    ),
-    (
-        "snps.deeptesla-deeptesla_convert",
-        &["builder"],
-        "ExpandDimsND, Unstack and Atan of Synopsys: no recorded answers",
-    ),
-    (
         "snps.icnet-icnet_cityscapes_merge_subgraph",
         &["builder"],
         "ICNetSubgraph of Synopsys: a net of its own in one layer",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_reordered",
-        &["builder"],
-        "SSDDecoder and SSDSort of Synopsys: no recorded answers",
-    ),
-    (
-        "snps.mobilenet_ssd-MobileNetSSD_deploy_updated",
-        &["builder"],
-        "Synopsys' DetectionOutput of bottoms that are not joined: no recorded answers",
-    ),
-    (
-        "snps.srgan-SRGAN-srgan_fused_convert",
-        &["builder"],
-        "DepthToSpace of Synopsys: no recorded answers",
-    ),
-    (
-        "snps.ssd_mobilenet_v2_coco-ssd_mobilenet_v2_yx",
-        &["builder"],
-        "TensorFlow's form of Synopsys' PriorBox: no recorded answers",
     ),
 ];
 

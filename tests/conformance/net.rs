@@ -60,11 +60,11 @@ pub fn load(prototxt: &Path, sources: &mut Sources, state: &State) -> Result<Net
 
 /// The default; zeros in a net that is to be refused but gets as far as running.
 fn unfed(graph: &Graph, input: BlobId) -> Tensor {
-    let mut tensor = Tensor::zeros(graph.shape(input).clone());
-    tensor
-        .data
-        .fill(graph.defaults.get(&input).copied().unwrap_or(0.0));
-    tensor
+    let shape = graph.shape(input).clone();
+    match graph.defaults.get(&input) {
+        Some(values) => Tensor::new(shape, values.floats().into_owned()),
+        None => Tensor::zeros(shape),
+    }
 }
 
 /// Weights of a file, if there is one; the rest keeps its fillers, as in Caffe.

@@ -52,6 +52,7 @@ pub struct Options {
     pub fuse: Fuse,
     /// Which of the chains that [`Fuse::All`] finds become one loop nest.
     pub chains: Chains,
+    /// How convolutions are computed for which there are several ways.
     pub convolutions: Convolutions,
     pub engine: Engine,
 }
@@ -65,6 +66,17 @@ impl Default for Options {
             chains: Chains::WhereItPays,
             convolutions: Convolutions::WhereItPays,
             engine: Engine::Jit,
+        }
+    }
+}
+
+impl Options {
+    /// What lowering may choose.
+    pub fn lowering(&self) -> lower::Options {
+        lower::Options {
+            isa: self.isa,
+            chains: self.chains,
+            convolutions: self.convolutions,
         }
     }
 }
@@ -85,12 +97,7 @@ pub struct Plan {
 /// checker finds the program wrong.
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
-    let lowering = lower::Options {
-        isa: options.isa,
-        chains: options.chains,
-        convolutions: options.convolutions,
-    };
-    let lowered = lower::lower(&graph, &lowering)?;
+    let lowered = lower::lower(&graph, &options.lowering())?;
     let packs = lowered.packs;
     let wrong = |bug| Diagnostic::bug(format!("the kernel program is wrong: {bug}"));
     Ok(Plan {

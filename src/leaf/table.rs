@@ -111,7 +111,7 @@ pub fn tile_strides(taps: u8) -> &'static [u8] {
 pub fn winograd_tiles(kernel: usize) -> &'static [(u8, u8)] {
     match kernel {
         3 => &[(4, 2), (6, 4)],
-        5 => &[(6, 2), (7, 3)],
+        5 => &[(7, 3)],
         _ => &[],
     }
 }
@@ -234,7 +234,6 @@ fn from_points_function(tile: (u8, u8), isa: Isa) -> Option<*const ()> {
     match tile {
         (4, 2) => of!(4, 2),
         (6, 4) => of!(6, 4),
-        (6, 2) => of!(6, 2),
         (7, 3) => of!(7, 3),
         _ => None,
     }

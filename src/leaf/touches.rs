@@ -40,8 +40,8 @@ impl Leaf {
         match self {
             Leaf::Tile { mr, nb, px, taps } => t.tile(mr, nb, px, taps)?,
             Leaf::Depthwise { mr, px } => t.depthwise(mr, px)?,
-            Leaf::ToPoints { n } => t.to_points(n)?,
-            Leaf::FromPoints { n, m } => t.from_points(n, m)?,
+            Leaf::ToPoints { n } => t.tile_values(n)?,
+            Leaf::FromPoints { n, m } => t.tile_outputs(n, m)?,
             Leaf::ToBlocked => t.blocked()?,
             Leaf::ToPlain => t.unblocked()?,
             Leaf::Fill => t.fill()?,
@@ -250,7 +250,7 @@ impl<'a> Touches<'a> {
         Ok(())
     }
 
-    fn to_points(&mut self, n: u8) -> Done {
+    fn tile_values(&mut self, n: u8) -> Done {
         let (n, tiles) = (i128::from(n), self.size("tiles")?);
         let [row, step] = [self.len("src_row_stride")?, self.len("src_step")?];
         self.read("src", Rows::many(n, (tiles - 1) * step + n * 16, row))?;
@@ -258,7 +258,7 @@ impl<'a> Touches<'a> {
         self.write("dst", Rows::many(n * n, tiles * 16, point_stride))
     }
 
-    fn from_points(&mut self, n: u8, m: u8) -> Done {
+    fn tile_outputs(&mut self, n: u8, m: u8) -> Done {
         let (n, m, tiles) = (i128::from(n), i128::from(m), self.size("tiles")?);
         let point_stride = self.len("point_stride")?;
         self.read("src", Rows::many(n * n, tiles * 16, point_stride))?;

@@ -108,7 +108,7 @@ impl<const N: usize> Points<N> {
             power *= Self::PAIR[k];
         }
         unsafe {
-            let part = if j % 2 == 0 {
+            let part = if j & 1 == 0 {
                 plus.add(minus)
             } else {
                 plus.sub(minus)
@@ -174,13 +174,14 @@ unsafe fn pair_of_rows<B: Block, const N: usize, const K: usize>(
     point_stride: usize,
 ) {
     unsafe {
-        let mut rows = [[B::splat(0.0); N]; 2];
-        for x in 0..N {
+        let mut plus = [B::splat(0.0); N];
+        let mut minus = plus;
+        for (x, (plus, minus)) in plus.iter_mut().zip(&mut minus).enumerate() {
             let column: [B; N] = column(src.add(x * 16), row_stride);
-            [rows[0][x], rows[1][x]] = Points::<N>::pair(&column, K);
+            [*plus, *minus] = Points::<N>::pair(&column, K);
         }
-        store_row(&rows[0], 2 * K, dst, point_stride);
-        store_row(&rows[1], 2 * K + 1, dst, point_stride);
+        store_row(&plus, 2 * K, dst, point_stride);
+        store_row(&minus, 2 * K + 1, dst, point_stride);
     }
 }
 
@@ -276,17 +277,18 @@ impl Outputs {
         point_stride: usize,
     ) {
         unsafe {
-            let mut rows = [[B::splat(0.0); N]; 2];
-            for x in 0..N {
+            let mut first = [B::splat(0.0); N];
+            let mut second = first;
+            for (x, (first, second)) in first.iter_mut().zip(&mut second).enumerate() {
                 let values: [B; N] = column(src.add(x * point_stride), N * point_stride);
-                rows[0][x] = Points::<N>::output(&values, PARITY, M);
+                *first = Points::<N>::output(&values, PARITY, M);
                 if PARITY + 2 < M {
-                    rows[1][x] = Points::<N>::output(&values, PARITY + 2, M);
+                    *second = Points::<N>::output(&values, PARITY + 2, M);
                 }
             }
-            self.store::<B, N, M>(&rows[0], PARITY);
+            self.store::<B, N, M>(&first, PARITY);
             if PARITY + 2 < M {
-                self.store::<B, N, M>(&rows[1], PARITY + 2);
+                self.store::<B, N, M>(&second, PARITY + 2);
             }
         }
     }

@@ -183,7 +183,7 @@ impl Layer {
             false => chunks,
         };
         let read_values = reread * groups * values / L3;
-        let (to, from) = transform_cycles(w.n, w.m);
+        let (to, from) = transform_cycles(w.n);
         let transform = tiles * (source * to + outputs * from);
         // What four cores lose when tasks do not divide evenly, by half.
         let uneven = 0.5 + 0.5 * (tasks / 4.0).ceil() * 4.0 / tasks;
@@ -198,11 +198,10 @@ impl Layer {
 }
 
 /// Cycles for a tile of a channel block: to points, and back.
-fn transform_cycles(n: usize, m: usize) -> (f64, f64) {
-    match (n, m) {
-        (4, _) => (40.0, 40.0),
-        (6, 4) => (100.0, 110.0),
-        (6, _) => (100.0, 70.0),
+fn transform_cycles(n: usize) -> (f64, f64) {
+    match n {
+        4 => (40.0, 40.0),
+        6 => (100.0, 110.0),
         _ => (200.0, 130.0),
     }
 }
@@ -245,7 +244,7 @@ impl Values {
 /// The distance of points: an odd number of blocks, or the points of a tile would meet in
 /// few sets of the caches.
 fn point_stride(blocks: usize, tiles: usize) -> usize {
-    (blocks * tiles | 1) * BLOCK
+    ((blocks * tiles) | 1) * BLOCK
 }
 
 /// `count` times `size`, from `first` on.
@@ -402,7 +401,7 @@ impl Nest<'_> {
         let block = b.var();
         let mut tasks = group.tasks();
         tasks.push((block, blocks as u32));
-        let body = self.to_points(b, &group, &values, block);
+        let body = self.make_values(b, &group, &values, block);
         let cost = (self.w.n * self.w.n * columns) as u64;
         let traffic = 4 * (b.graph.shape(conv.src).count() + len.unwrap_or(0)) as u64;
         let region = Region { tasks, body, cost };
@@ -446,7 +445,7 @@ impl Nest<'_> {
         let buffer = b.scratch("values", 0, len);
         let values = Values::of_group(buffer, group, blocks);
         let block = b.var();
-        let body = self.to_points(b, group, &values, block);
+        let body = self.make_values(b, group, &values, block);
         let mut body = for_loop(block, blocks, body);
         let products = self.products(b, group, len);
         let mut cost = 0;
@@ -510,7 +509,13 @@ impl Nest<'_> {
     }
 
     /// Values of the source at all points, for a channel block of a group.
-    fn to_points(&self, b: &mut Builder, group: &Group, values: &Values, block: Var) -> Vec<Stmt> {
+    fn make_values(
+        &self,
+        b: &mut Builder,
+        group: &Group,
+        values: &Values,
+        block: Var,
+    ) -> Vec<Stmt> {
         let Winograd { n, m, .. } = *self.w;
         let [images, rows, columns] = group.parts.map(|p| p.size);
         let row = Row {
@@ -562,7 +567,7 @@ impl Nest<'_> {
         let (point, block) = (b.var(), b.var());
         let body = self.multiply(b, group, values, products, chunk, [var, point]);
         let mut stmts = for_loop(point, self.w.n * self.w.n, body);
-        let body = self.from_points(b, group, products, chunk, [var, block]);
+        let body = self.make_outputs(b, group, products, chunk, [var, block]);
         stmts.extend(for_loop(block, chunk.part.size, body));
         stmts
     }
@@ -634,7 +639,7 @@ impl Nest<'_> {
     }
 
     /// Outputs of a channel block of a group; those beyond the map are left out.
-    fn from_points(
+    fn make_outputs(
         &self,
         b: &mut Builder,
         group: &Group,

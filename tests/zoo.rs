@@ -80,10 +80,12 @@ const REFUSED: &[(&str, &str)] = &[
         "VNet.Prototxt-train_noPooling_ResNet_cinque",
         "class `DiceLoss` of the Python module `pyLayer`",
     ),
+    // The code behind the type is not to be found: how it lays out its weights is unknown.
     (
         "bvlc.deepface-deepface",
         "unknown V0 layer type `locally_connected`",
     ),
+    // Its layer of two bottoms is older than any that the repository still has.
     (
         "caffe_train.detector-Full_640x640-Centerface_v2_deploy",
         "layer type `CenternetDetectionOutput`",
@@ -92,10 +94,7 @@ const REFUSED: &[(&str, &str)] = &[
         "caffe_train.ocr-densenet-densenet-no-blstm_deploy",
         "LayerParameter has no field `denseblock_param`",
     ),
-    (
-        "cascade-rcnn.coco-res50-15s-800-fpn-cascade-deploy",
-        "a blob of 256000×256×7×7 elements",
-    ),
+    // x / (sqrt(Σx²) + eps) over the item, but nobody says what eps is by default.
     (
         "forward-caffe.res-l2norm_layer-deploy",
         "layer type `L2Norm`",

@@ -180,8 +180,11 @@ impl<'a> Binder<'a> {
             .iter()
             .rev()
             .find(|t| t.field(name).is_some());
+        let before = &self.text[..field.name.start as usize];
         if name.starts_with('[') {
             d.help("Caffe has no extensions")
+        } else if matches!(before.last(), Some(b'"' | b'\'')) {
+            d.help("the quote before it ends the string: does it stand in the wrong place?")
         } else if let Some(near) = did_you_mean(name, ty.fields.iter().map(|f| f.name.as_str())) {
             d.help(format!("did you mean `{near}`?"))
         } else if let Some(outer) = around {

@@ -157,6 +157,9 @@ pub fn hint(text: &[u8], at: u32) -> Option<&'static str> {
         [b'.' | b'/' | b'~', ..] if before.trim_ascii_end().ends_with(b":") => {
             Some("is it a string? Then a quote is missing before it")
         }
+        [b'a'..=b'z' | b'A'..=b'Z' | b'_', ..] if before.last().is_some_and(u8::is_ascii_digit) => {
+            Some("this is no number; is it a string? Then quotes are missing around it")
+        }
         _ => None,
     }
 }

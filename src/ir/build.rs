@@ -15,6 +15,7 @@ use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
 use crate::frontend::proto::FillerParameter;
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
+use crate::layers::scale_route::ScaleRoute;
 use crate::layers::{Cx, Feed, Op, Registry, python};
 use crate::weights::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -89,6 +90,7 @@ pub fn build(net: &Net, options: &Options) -> Built {
         storage: Vec::new(),
         sharing: Sharing::default(),
         sums: BTreeMap::new(),
+        routes: BTreeMap::new(),
         incomplete: Vec::new(),
         notes,
         errors: Vec::new(),
@@ -126,6 +128,8 @@ struct Builder<'a> {
     sharing: Sharing,
     /// Of each sum of counts and a number the blob that has it.
     sums: BTreeMap<(Vec<BlobId>, usize), BlobId>,
+    /// Of the counts of routed regions: by which layer, and the regions.
+    routes: BTreeMap<BlobId, (ScaleRoute, BlobId)>,
     incomplete: Vec<Incomplete>,
     notes: Vec<Diagnostic>,
     errors: Vec<Diagnostic>,
@@ -195,6 +199,12 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|&b| self.graph.shape(b).clone())
             .collect();
+        if let Op::Concat(concat) = &mut op {
+            let counts: Vec<_> = bottoms.iter().map(|&b| self.graph[b].count).collect();
+            let axes: Vec<_> = counts.iter().map(|count| count.map(|c| c.axis)).collect();
+            let most = self.most_routed(&counts).unwrap_or(usize::MAX);
+            concat.find_counted(&axes, &shapes, most);
+        }
         let located = |e: Errors| e.map(|d| d.at(layer.span()).layer(layer.name()));
         let tops = op.infer(&shapes, cx).map_err(located)?;
         check_tops_shapes(layer, &shapes, &tops)?;
@@ -204,10 +214,6 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let shared = op.shares_storage();
-        if let Op::Concat(concat) = &mut op {
-            let count = |&b: &BlobId| self.graph[b].count.map(|count| count.axis);
-            concat.find_counted(&bottoms.iter().map(count).collect::<Vec<_>>(), &shapes);
-        }
         let (known, counts) = self.counts(layer, &op, bottoms, &tops)?;
         let tops = self.blobs(i, tops);
         let mut made = tops.clone();
@@ -220,6 +226,9 @@ impl<'a> Builder<'a> {
                 .graph
                 .add_blob(&format!("{name}_count"), Shape::new([1])?);
             let mut blob = count;
+            if let Op::ScaleRoute(route) = &op {
+                self.routes.insert(count, (route.clone(), bottoms[0]));
+            }
             if let Op::Concat(_) = op {
                 // Blobs joined of parts with the same counts have as many elements.
                 let fixed = bottoms.iter().filter(|&&b| self.graph[b].count.is_none());
@@ -245,6 +254,23 @@ impl<'a> Builder<'a> {
         let storage = shared.then(|| self.names[layer.bottoms()[0].as_str()].storage);
         self.name_tops(i, Some(&tops), storage);
         Ok(())
+    }
+
+    /// The most regions that routes of the same ones have together, if they are apart: no
+    /// more than there are, and one of each route that finds none.
+    fn most_routed(&self, counts: &[Option<Count>]) -> Option<usize> {
+        let route = |count: &Option<Count>| self.routes.get(&count.as_ref()?.blob);
+        let routes: Vec<_> = counts.iter().map(route).collect::<Option<_>>()?;
+        let (_, regions) = routes.first()?;
+        for (i, (one, of)) in routes.iter().enumerate() {
+            let apart = routes[..i]
+                .iter()
+                .all(|(other, _)| one.is_apart_from(other));
+            if !apart || of != regions {
+                return None;
+            }
+        }
+        Some(self.graph.shape(*regions)[0].saturating_add(routes.len()))
     }
 
     /// Counts of the tops that follow from those of the bottoms, and the counts that the

@@ -9,9 +9,11 @@ use std::collections::{BTreeSet, HashSet};
 const JUDGES: &[(&str, usize)] = &[
     ("Accuracy", 1),
     ("ContrastiveLoss", 2),
+    ("DetectionEvaluate", 1),
     ("EuclideanLoss", 1),
     ("HingeLoss", 1),
     ("InfogainLoss", 1),
+    ("MultiBoxLoss", 3),
     ("MultinomialLogisticLoss", 1),
     ("SigmoidCrossEntropyLoss", 1),
     ("SmoothL1Loss", 1),

@@ -19,17 +19,24 @@ pub struct Concat {
     /// Whether each bottom has a data-dependent extent along the axis; none if no bottom
     /// has.
     counted: Vec<bool>,
+    /// The most elements that all bottoms have together there, if it is known to be less
+    /// than what each can have.
+    most: usize,
 }
 
 impl Concat {
-    /// Tells along which axes the bottoms have data-dependent extents. Along others than
-    /// its own the layer carries them, unless some are along its own.
-    pub fn find_counted(&mut self, axes: &[Option<usize>], bottoms: &[Shape]) {
-        let own = axis_of(self.axis, &bottoms[0]);
+    /// Tells along which axes the bottoms have data-dependent extents, and the most elements
+    /// that they have together. Along others than its own the layer carries them, unless
+    /// some are along its own.
+    pub fn find_counted(&mut self, axes: &[Option<usize>], bottoms: &[Shape], most: usize) {
+        let own = bottoms[0].axis(self.axis);
         let some = axes.iter().flatten().next().is_some();
-        if !self.single && some && axes.iter().flatten().all(|&axis| axis == own) {
+        if let (false, true, Ok(own)) = (self.single, some, own)
+            && axes.iter().flatten().all(|&axis| axis == own)
+        {
             self.axis = own as i32;
             self.counted = axes.iter().map(Option::is_some).collect();
+            self.most = most;
         }
     }
 }
@@ -49,6 +56,7 @@ impl Layer for Concat {
             axis,
             single,
             counted: Vec::new(),
+            most: usize::MAX,
         })
     }
 
@@ -66,6 +74,7 @@ impl Layer for Concat {
             }
             dims[axis] += bottom[axis];
         }
+        dims[axis] = dims[axis].min(self.most);
         Ok(vec![cx.locate("concat_param", Shape::new(dims))?])
     }
 
@@ -143,13 +152,14 @@ mod routine {
         }
         let [top, count] = tops else { return };
         count[0] = parts.iter().map(|part| part.2).sum::<usize>() as f32;
-        let row: usize = parts.iter().map(|part| part.1 * inner).sum();
+        let row = top.len() / outer.max(1);
         top.fill(0.0);
         for o in 0..outer {
             let mut at = o * row;
             for (blob, whole, some) in &parts {
                 let from = &blob[o * whole * inner..][..some * inner];
-                top[at..at + from.len()].copy_from_slice(from);
+                let Some(to) = top.get_mut(at..at + from.len()) else { return };
+                to.copy_from_slice(from);
                 at += from.len();
             }
         }
@@ -202,6 +212,7 @@ mod tests {
             axis: -1,
             single: false,
             counted: Vec::new(),
+            most: usize::MAX,
         };
         concat.reference(&[&a, &b], &[], &mut top);
         assert_eq!(top[0].data, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
@@ -210,16 +221,17 @@ mod tests {
     #[test]
     fn what_counts_follows() {
         let shapes = [[2, 2], [2, 1], [2, 3]].map(|dims| Shape::new(dims).unwrap());
-        let joined = |axis: i32, counted: [Option<usize>; 3]| {
+        let joined = |axis: i32, counted: [Option<usize>; 3], most: usize| {
             let mut concat = Concat {
                 axis,
                 single: false,
                 counted: Vec::new(),
+                most: usize::MAX,
             };
-            concat.find_counted(&counted, &shapes);
+            concat.find_counted(&counted, &shapes, most);
             concat
         };
-        let concat = joined(1, [Some(1), None, Some(1)]);
+        let concat = joined(1, [Some(1), None, Some(1)], usize::MAX);
         assert_eq!(concat.counted(), Some(1));
         let data = [vec![1., 0., 4., 0.], vec![2., 5.], vec![3., 0., 0., 6., 0., 0.]];
         let mut bottoms: Vec<Tensor> = shapes.iter().cloned().zip(data).map(|(s, d)| Tensor::new(s, d)).collect();
@@ -229,8 +241,13 @@ mod tests {
         concat.reference(&bottoms, &[], &mut tops);
         assert_eq!(tops[0].data, [1., 2., 3., 0., 0., 0., 4., 5., 6., 0., 0., 0.]);
         assert_eq!(tops[1].data, [3.]);
-        assert_eq!(joined(1, [Some(0); 3]).counted(), None);
-        assert_eq!(joined(1, [Some(0), None, Some(1)]).counted(), None);
-        assert_eq!(joined(1, [None; 3]).counted(), None);
+        // They have three places together at most.
+        let concat = joined(1, [Some(1), None, Some(1)], 3);
+        let mut tops = [[2, 3].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
+        concat.reference(&bottoms, &[], &mut tops);
+        assert_eq!(tops[0].data, [1., 2., 3., 4., 5., 6.]);
+        for counted in [[Some(0); 3], [Some(0), None, Some(1)], [None; 3]] {
+            assert_eq!(joined(1, counted, usize::MAX).counted(), None);
+        }
     }
 }

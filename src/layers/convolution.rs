@@ -235,7 +235,7 @@ impl Convolution {
         ] {
             if values.values().contains(&0) {
                 let field = format!("convolution_param.{what}");
-                return Err(cx.invalid(&field, "must not be 0 on any axis").into());
+                return Err(cx.wrong(&field, "must not be 0 on any axis").into());
             }
         }
         let num_output = cx.positive("convolution_param.num_output", p.num_output())?;
@@ -1253,17 +1253,17 @@ mod tests {
         let shape: &[&[usize]] = &[&[1, 4, 8, 8]];
         type Change = fn(&mut ConvolutionParameter);
         let cases: [(&str, Change); 14] = [
-            ("num_output: must not be 0", |p| p.num_output = None),
+            ("num_output: `num_output` must not be 0", |p| p.num_output = None),
             ("num_output: 4294967295 is larger", |p| {
                 p.num_output = Some(u32::MAX)
             }),
-            ("group: must not be 0", |p| p.group = Some(0)),
+            ("group: `group` must not be 0", |p| p.group = Some(0)),
             ("group: num_output 6 is not", |p| p.group = Some(4)),
             ("group: 4 channels are not", |p| p.group = Some(3)),
-            ("stride: must not be 0", |p| p.stride = vec![0]),
-            ("stride: must not be 0", |p| p.stride_h = Some(2)),
-            ("dilation: must not be 0", |p| p.dilation = vec![1, 0]),
-            ("kernel_size: must not be 0", |p| p.kernel_size = vec![0]),
+            ("stride: `stride` must not be 0", |p| p.stride = vec![0]),
+            ("stride: `stride` must not be 0", |p| p.stride_h = Some(2)),
+            ("dilation: `dilation` must not be 0", |p| p.dilation = vec![1, 0]),
+            ("kernel_size: `kernel_size` must not be 0", |p| p.kernel_size = vec![0]),
             ("kernel_size: 3 values", |p| p.kernel_size = vec![1; 3]),
             ("kernel_size: 0 values", |p| p.kernel_size.clear()),
             ("kernel_size: given", |p| p.kernel_h = Some(3)),

@@ -69,7 +69,7 @@ pub(super) fn transform(param: &LayerParameter, cx: &Cx) -> Result<Transformatio
 }
 
 /// The number of channels, where the transformation implies one.
-fn channels(transform: &TransformationParameter) -> Option<u32> {
+pub(super) fn channels(transform: &TransformationParameter) -> Option<u32> {
     match transform {
         t if t.force_color() => Some(3),
         t if t.force_gray() => Some(1),

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn refusals() {
         let of = |block, format| refusal::<DepthToSpace>(&param(block, format), &[&[1, 6, 2, 2]]);
-        assert!(of(0, Some("NCHW")).starts_with("depth_to_space_param.block_size: must"));
+        assert!(of(0, Some("NCHW")).starts_with("depth_to_space_param.block_size: `block_size` must"));
         assert!(of(2, Some("NCHW")).starts_with("depth_to_space_param.block_size: 2·2"));
         assert!(of(2, None).starts_with("depth_to_space_param.block_size: 2·2"));
         assert!(of(2, Some("NC")).starts_with("depth_to_space_param.data_format: `NC`"));

@@ -108,9 +108,9 @@ mod tests {
     #[test]
     fn bad_parameters() {
         let got = refusal::<Embed>(&param(2, 0, true), &[&[3]]);
-        assert_eq!(got, "embed_param.input_dim: must not be 0");
+        assert_eq!(got, "embed_param.input_dim: `input_dim` must not be 0");
         let got = refusal::<Embed>(&param(0, 2, true), &[&[3]]);
-        assert_eq!(got, "embed_param.num_output: must not be 0");
+        assert_eq!(got, "embed_param.num_output: `num_output` must not be 0");
         let got = refusal::<Embed>(&param(1 << 16, 2, true), &[&[1 << 16]]);
         assert!(got.starts_with("embed_param.num_output: "), "{got}");
     }

@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn what_does_not_divide() {
         for (stride, reverse, want) in [
-            (0, false, "gs_tiling_param.stride: must not be 0"),
-            (-2, false, "gs_tiling_param.stride: must not be 0"),
+            (0, false, "gs_tiling_param.stride: `stride` must not be 0"),
+            (-2, false, "gs_tiling_param.stride: `stride` must not be 0"),
             (2, false, "gs_tiling_param.stride: 2 does not divide"),
             (2, true, "gs_tiling_param.stride: 2·2 does not divide"),
             (i32::MAX, true, "gs_tiling_param.stride: 2147483647·2147483647 does not divide"),

@@ -46,6 +46,6 @@ mod tests {
     #[test]
     fn two_bottoms() {
         let got = refusal::<Hdf5Output>(&LayerParameter::default(), &[&[2]]);
-        assert_eq!(got, "bottom: this type does not take 1 bottom blobs");
+        assert_eq!(got, "bottom: this type takes 2 bottom blobs, not 1");
     }
 }

@@ -256,7 +256,7 @@ mod tests {
         let refused = |p: &LayerParameter| refusal::<InnerProduct>(p, &[&[1, 4]]);
         assert_eq!(
             refused(&param(|p| p.num_output = Some(0))),
-            "inner_product_param.num_output: must not be 0"
+            "inner_product_param.num_output: `num_output` must not be 0"
         );
         assert!(refused(&param(|p| p.num_output = None)).ends_with("must not be 0"));
         assert!(

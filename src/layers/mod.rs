@@ -12,6 +12,7 @@ use crate::ir::{BlobId, Node, ParamSpec, Pointwise, Shape, Tensor};
 use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
 
 mod boxes;
 mod broadcast;
@@ -56,6 +57,12 @@ impl Cx<'_> {
             .at((self.span)(field))
     }
 
+    /// As `invalid`, of what a field must be: its name comes before the message.
+    pub fn wrong(&self, field: &str, must: &str) -> Diagnostic {
+        let name = field.rsplit('.').next().unwrap_or(field);
+        self.invalid(field, format!("`{name}` {must}"))
+    }
+
     /// An `Unsupported` diagnostic at a field of this layer.
     pub fn unsupported(&self, field: &str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::unsupported(message)
@@ -81,7 +88,7 @@ impl Cx<'_> {
     /// As [`Cx::size`]; 0 is an error too.
     pub fn positive(&self, field: &str, value: u32) -> Result<usize> {
         if value == 0 {
-            return Err(self.invalid(field, "must not be 0").into());
+            return Err(self.wrong(field, "must not be 0").into());
         }
         self.size(field, value)
     }
@@ -110,25 +117,31 @@ impl Cx<'_> {
     /// (Caffe `ExactNumBottomBlobs` and its kin).
     pub fn counts(
         &self,
-        bottoms: impl std::ops::RangeBounds<usize>,
-        tops: impl std::ops::RangeBounds<usize>,
+        bottoms: impl RangeBounds<usize>,
+        tops: impl RangeBounds<usize>,
     ) -> Result<()> {
-        for (what, field, n, ok) in [
-            (
-                "bottom",
-                "bottom",
-                self.bottoms,
-                bottoms.contains(&self.bottoms),
-            ),
-            ("top", "top", self.tops, tops.contains(&self.tops)),
-        ] {
-            if !ok {
-                return Err(self
-                    .invalid(field, format!("this type does not take {n} {what} blobs"))
-                    .into());
-            }
+        self.count("bottom", self.bottoms, &bottoms)?;
+        self.count("top", self.tops, &tops)
+    }
+
+    fn count(&self, what: &str, n: usize, range: &impl RangeBounds<usize>) -> Result<()> {
+        if range.contains(&n) {
+            return Ok(());
         }
-        Ok(())
+        let message = format!("this type takes {} {what} blobs, not {n}", told(range));
+        Err(self.invalid(what, message).into())
+    }
+}
+
+/// A range of numbers of blobs in words.
+fn told(range: &impl RangeBounds<usize>) -> String {
+    match (range.start_bound(), range.end_bound()) {
+        (Bound::Included(&0), Bound::Included(0)) => "no".to_string(),
+        (Bound::Included(from), Bound::Included(to)) if from == to => from.to_string(),
+        (Bound::Included(0), Bound::Included(to)) => format!("at most {to}"),
+        (Bound::Included(from), Bound::Included(to)) => format!("{from} to {to}"),
+        (Bound::Included(from), _) => format!("at least {from}"),
+        _ => "other".to_string(),
     }
 }
 
@@ -657,6 +670,8 @@ layers! {
     abs_val::AbsVal = "AbsVal" ("BVLC"): [];
     accuracy::Accuracy = "Accuracy" ("BVLC"): [accuracy_param];
     add::Add = "Add" ("Synopsys"): [];
+    annotated_data::AnnotatedData = "AnnotatedData" ("SSD"):
+        [annotated_data_param, data_param, transform_param];
     argmax::ArgMax = "ArgMax" ("BVLC"): [argmax_param];
     atan::Atan = "Atan" ("Synopsys"): [];
     axpy::Axpy = "Axpy" ("SENet"): [];
@@ -800,6 +815,8 @@ layers! {
     upsample::Upsample = "Upsample" ("SegNet")
         | "UpsampleDarknet" ("Synopsys"):
         [upsample_param, upsample_darknet_param];
+    video_data::VideoData = "VideoData" ("C3D"):
+        [video_data_param, image_data_param, data_param, transform_param];
     window_data::WindowData = "WindowData" ("BVLC"): [window_data_param, transform_param];
     yolo_detection_output::YoloDetectionOutput = "YoloDetectionOutput" ("MobileNet-YOLO"):
         [yolo_detection_output_param];
@@ -821,8 +838,15 @@ fn check_claims(param: &LayerParameter, claims: &[&str], cx: &Cx) -> Result<()> 
 
 fn unknown_type(name: &str, cx: &Cx) -> Diagnostic {
     let d = cx.unsupported("type", format!("layer type `{name}`"));
+    let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     match did_you_mean(name, TYPES.iter().copied()) {
         Some(known) => d.help(format!("did you mean `{known}`?")),
+        None if ends(&["Loss", "Accuracy", "Evaluate"]) => d.help(
+            "by its name it trains or judges: without this layer, the rest of the net may do",
+        ),
+        None if ends(&["Data"]) => {
+            d.help("by its name it reads data: an Input layer with its tops can take its place")
+        }
         None => d,
     }
 }

@@ -238,7 +238,7 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
     let field = "pooling_param.stride";
     let stride = pair(cx, field, p.stride, [p.stride_h, p.stride_w])?.unwrap_or([1; 2]);
     if stride.contains(&0) {
-        return Err(cx.invalid(field, "must not be 0").into());
+        return Err(cx.wrong(field, "must not be 0").into());
     }
     let pad = pair(cx, "pooling_param.pad", p.pad, [p.pad_h, p.pad_w])?.unwrap_or([0; 2]);
     let pads = sides(p, pad, cx)?;
@@ -259,7 +259,7 @@ fn windows(p: &PoolingParameter, cx: &Cx) -> Result<Windows> {
         }
         _ => return Ok((kernel, stride, pads)),
     };
-    Err(cx.invalid(wrong.0, wrong.1).into())
+    Err(cx.wrong(wrong.0, wrong.1).into())
 }
 
 /// The pad, in one of its three forms, of which `pad` is the first.
@@ -363,8 +363,8 @@ impl Pooling {
             return Err(cx.invalid(&field("pad"), message).into());
         }
         if pad >= kernel {
-            let message = "must be smaller than the kernel";
-            return Err(cx.invalid(&field("pad"), message).into());
+            let must = "must be smaller than the kernel";
+            return Err(cx.wrong(&field("pad"), must).into());
         }
         Ok(Pooling {
             method,
@@ -885,8 +885,8 @@ mod tests {
             ..PoolingParameter::default()
         };
         let cases = [
-            (square(0, 1, 0), "kernel_size: must not be 0"),
-            (PoolingParameter::default(), "kernel_size: is missing"),
+            (square(0, 1, 0), "kernel_size: `kernel_size` must not be 0"),
+            (PoolingParameter::default(), "kernel_size: `kernel_size` is missing"),
             (
                 PoolingParameter {
                     kernel_h: Some(2),
@@ -902,7 +902,7 @@ mod tests {
                 },
                 "kernel_size: given",
             ),
-            (square(2, 0, 0), "stride: must not be 0"),
+            (square(2, 0, 0), "stride: `stride` must not be 0"),
             (
                 PoolingParameter {
                     stride_h: Some(2),
@@ -910,21 +910,21 @@ mod tests {
                 },
                 "stride: given",
             ),
-            (square(2, 1, 2), "pad: must be smaller"),
+            (square(2, 1, 2), "pad: `pad` must be smaller"),
             (square(2, 1, u32::MAX), "pad: 4294967295 is larger"),
             (
                 PoolingParameter {
                     kernel_size: Some(2),
                     ..global.clone()
                 },
-                "global_pooling: allows no kernel",
+                "global_pooling: `global_pooling` allows no kernel",
             ),
             (
                 PoolingParameter {
                     stride: Some(2),
                     ..global.clone()
                 },
-                "global_pooling: allows no stride",
+                "global_pooling: `global_pooling` allows no stride",
             ),
             (
                 PoolingParameter {

@@ -261,7 +261,7 @@ mod tests {
     fn refusals() {
         type Change = fn(&mut ResizeBilinearParameter);
         let cases: [(&str, Change); 8] = [
-            (".output_height: must not be 0", |p| p.output_height = Some(-1)),
+            (".output_height: `output_height` must not be 0", |p| p.output_height = Some(-1)),
             (".scale_width: NaN must", |p| {
                 (p.output_width, p.scale_width) = (None, Some(f32::NAN));
             }),

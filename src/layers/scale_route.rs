@@ -22,6 +22,13 @@ pub struct ScaleRoute {
     blobs: usize,
 }
 
+impl ScaleRoute {
+    /// Whether no region counts for both.
+    pub fn is_apart_from(&self, other: &ScaleRoute) -> bool {
+        self.high <= other.low || other.high <= self.low
+    }
+}
+
 impl Layer for ScaleRoute {
     fn claims() -> &'static [&'static str] {
         &["scale_route_param"]

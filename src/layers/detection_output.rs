@@ -59,32 +59,15 @@ fn field(name: &str) -> String {
 
 impl DetectionOutput {
     /// What types have in common that give or take such boxes: all but the number of
-    /// bottoms. `save_output_param`, `visualize` and the like write files beside the top,
-    /// which changes nothing in it.
+    /// bottoms.
     pub(super) fn read(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.detection_output_param.clone().unwrap_or_default();
-        for (given, name) in [
-            (p.ratio_permute(), "ratio_permute"),
-            (p.tflite_detection(), "tflite_detection"),
-            (p.arm_conf_no_concat(), "arm_conf_no_concat"),
-            (p.arm_loc_no_concat(), "arm_loc_no_concat"),
-            (!p.scale_xywh.is_empty(), "scale_xywh"),
-            (!p.bias_scale.is_empty(), "bias_scale"),
-        ] {
-            if given {
-                return Err(cx.unsupported(&field(name), field(name)).into());
-            }
-        }
         cx.not_in_place()?;
         let Some(classes) = p.num_classes else {
             let message = "num_classes is missing";
             return Err(cx.invalid("detection_output_param", message).into());
         };
         let nms = p.nms_param.unwrap_or_default();
-        if nms.soft_nms() {
-            let name = field("nms_param.soft_nms");
-            return Err(cx.unsupported(&name, name.clone()).into());
-        }
         let threshold = p.nms_threshold.unwrap_or(nms.nms_threshold());
         if threshold.is_nan() || threshold < 0.0 {
             let message = format!("{threshold} must not be below 0");
@@ -218,7 +201,14 @@ pub(super) const FLAT: &[&str] = &["bottom 2 has a prior without width or height
 
 impl Layer for DetectionOutput {
     fn claims() -> &'static [&'static str] {
-        &["detection_output_param"]
+        &[
+            "detection_output_param",
+            "detection_output_param.objectness_score",
+            "detection_output_param.no_permute",
+            "detection_output_param.nbottom",
+            "detection_output_param.nms_threshold",
+            "detection_output_param.top_k",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
@@ -705,15 +695,12 @@ mod tests {
         };
         let mut none = two_classes();
         none.background_label_id = Some(-1);
-        let mut lite = two_classes();
-        lite.tflite_detection = Some(true);
         for (p, field) in [
             (nms(threshold(-0.5)), "nms_param.nms_threshold"),
             (nms(threshold(f32::NAN)), "nms_param.nms_threshold"),
             (nms(eta(0.)), "nms_param.eta"),
             (nms(eta(1.5)), "nms_param.eta"),
             (none, "background_label_id"),
-            (lite, "tflite_detection"),
         ] {
             let got = refused(p);
             let want = format!("detection_output_param.{field}: ");

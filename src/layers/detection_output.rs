@@ -36,6 +36,8 @@ pub struct DetectionOutput {
     code: CodeType,
     /// Locations are not scaled by the variances.
     encoded: bool,
+    /// Boxes are cut at 0 and 1 (OpenCV `detection_output_layer.cpp`).
+    clip: bool,
     /// Most boxes of a class before suppression, of an image after it.
     top_k: usize,
     keep_top_k: usize,
@@ -89,6 +91,7 @@ impl DetectionOutput {
             background: unlimited(p.background_label_id()),
             code: p.code_type(),
             encoded: p.variance_encoded_in_target(),
+            clip: p.clip(),
             top_k: unlimited(p.top_k.or(nms.top_k).unwrap_or(-1)),
             keep_top_k: unlimited(p.keep_top_k()),
             confidence: p.confidence_threshold.unwrap_or(f32::MIN),
@@ -179,6 +182,7 @@ impl DetectionOutput {
             self.top_k,
             self.keep_top_k,
             self.bottoms,
+            usize::from(self.clip),
         ];
         (sizes, vec![self.confidence, self.nms, self.eta, self.objectness])
     }
@@ -204,6 +208,7 @@ impl Layer for DetectionOutput {
         &[
             "detection_output_param",
             "detection_output_param.objectness_score",
+            "detection_output_param.clip",
             "detection_output_param.no_permute",
             "detection_output_param.nbottom",
             "detection_output_param.nms_threshold",
@@ -363,18 +368,18 @@ pub mod routine {
     }
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        if sizes.len() == 10 {
+        if sizes.len() == 11 {
             return detect(bottoms, tops, sizes, values);
         }
-        let joined = joined(bottoms, &sizes[10..], sizes[1], sizes[2]);
-        let mut sizes = sizes[..10].to_vec();
+        let joined = joined(bottoms, &sizes[11..], sizes[1], sizes[2]);
+        let mut sizes = sizes[..11].to_vec();
         sizes[9] = 3;
         detect(&joined.each_ref().map(|blob| &blob[..]), tops, &sizes, values);
     }
 
     // Of bottoms that are joined. `sizes`: images, priors, classes; whether locations are
     // shared; the background; code; whether locations are encoded with the variances; most
-    // boxes of a class and of an image; bottoms.
+    // boxes of a class and of an image; bottoms; whether boxes are cut.
     pub fn detect(
         bottoms: &[&[f32]],
         tops: &mut [&mut [f32]],
@@ -409,7 +414,11 @@ pub mod routine {
                         prior = decode(code, &prior, &variance(i), &arm[at..]);
                     }
                     flat.set(flat.get() || code != 1 && !has_extent(&prior));
-                    decode(code, &prior, &variance(i), &bottoms[0][at..])
+                    let found = decode(code, &prior, &variance(i), &bottoms[0][at..]);
+                    match sizes[10] {
+                        0 => found,
+                        _ => found.map(|x| max(min(x, 1.0), 0.0)),
+                    }
                 };
                 (0..priors).map(one).collect()
             };
@@ -512,6 +521,16 @@ mod tests {
             ..NonMaximumSuppressionParameter::default()
         };
         assert_eq!(detect(nms(equal), &THREE, &[0.5, 0.75, -1.]).len(), 3);
+    }
+
+    #[test]
+    fn boxes_are_cut_at_0_and_1() {
+        let p = DetectionOutputParameter {
+            clip: Some(true),
+            ..two_classes()
+        };
+        let got = detect(p, &[[-1., 0.25, 0.5, 2.]], &[0.5]);
+        assert_eq!(got, [[0., 1., 0.5, 0., 0.25, 0.5, 1.]]);
     }
 
     #[test]

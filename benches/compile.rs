@@ -64,8 +64,7 @@ fn stages(net: &str) -> Vec<f64> {
     let options = Options::default();
     let graph = passes::run(graph, options.fuse);
     clock.lap();
-    let (isa, chains) = (options.isa, options.chains);
-    let lowered = lower::lower(&graph, &lower::Options { isa, chains }).expect("a lowering");
+    let lowered = lower::lower(&graph, &options.lowering()).expect("a lowering");
     clock.lap();
     let program = lowered.program.check().expect("a right program");
     clock.lap();

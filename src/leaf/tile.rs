@@ -8,18 +8,20 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps,
+    _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
 // must be there; `load` and `store` touch 16 elements.
-trait Block: Copy {
+pub trait Block: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
     // self + a · b, rounded once where the instruction set can.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     // 0 > self ? 0 : self, so that NaN stays NaN.
@@ -30,7 +32,7 @@ trait Block: Copy {
 
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+pub struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Block for Avx512 {
@@ -51,6 +53,14 @@ impl Block for Avx512 {
         unsafe { Avx512(_mm512_add_ps(self.0, other.0)) }
     }
     #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_sub_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
     }
@@ -66,7 +76,7 @@ impl Block for Avx512 {
 
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Avx2(__m256, __m256);
+pub struct Avx2(__m256, __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Block for Avx2 {
@@ -91,6 +101,24 @@ impl Block for Avx2 {
             Avx2(
                 _mm256_add_ps(self.0, other.0),
                 _mm256_add_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_sub_ps(self.0, other.0),
+                _mm256_sub_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_mul_ps(self.0, other.0),
+                _mm256_mul_ps(self.1, other.1),
             )
         }
     }
@@ -120,7 +148,7 @@ impl Block for Avx2 {
 }
 
 #[derive(Clone, Copy)]
-struct Portable([f32; 16]);
+pub struct Portable([f32; 16]);
 
 impl Portable {
     #[inline(always)]
@@ -150,6 +178,14 @@ impl Block for Portable {
         self.zip(other, |a, b| a + b)
     }
     #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         self.zip(a.zip(b, |x, y| x * y), |x, y| x + y)
     }
@@ -165,22 +201,38 @@ impl Block for Portable {
 
 // What happens to the sums, and where they go.
 #[derive(Clone, Copy)]
-struct Epilogue {
-    bias: *const f32,
-    residual: *const f32,
-    slopes: *const f32,
-    dst: *mut f32,
-    dst_stride: usize,
-    residual_stride: usize,
-    dst_px: usize,
-    act: usize,
-    slope: f32,
+pub struct Epilogue {
+    pub bias: *const f32,
+    pub residual: *const f32,
+    pub slopes: *const f32,
+    pub dst: *mut f32,
+    pub dst_stride: usize,
+    pub residual_stride: usize,
+    pub dst_px: usize,
+    pub act: usize,
+    pub slope: f32,
 }
 
 impl Epilogue {
+    // The same for a place further on.
+    #[inline(always)]
+    pub unsafe fn moved(self, dst: usize, residual: usize) -> Self {
+        unsafe {
+            Epilogue {
+                dst: self.dst.add(dst),
+                residual: if self.residual.is_null() {
+                    self.residual
+                } else {
+                    self.residual.add(residual)
+                },
+                ..self
+            }
+        }
+    }
+
     // Adds bias and residual, applies the activation, stores.
     #[inline(always)]
-    unsafe fn finish<B: Block, const MR: usize, const NB: usize>(self, mut acc: [[B; NB]; MR]) {
+    pub unsafe fn finish<B: Block, const MR: usize, const NB: usize>(self, mut acc: [[B; NB]; MR]) {
         unsafe {
             for j in 0..NB {
                 let bias = B::load(self.bias.add(j * 16));

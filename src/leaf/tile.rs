@@ -5,6 +5,8 @@
 // the body is always inlined into one function per instruction set, which alone
 // carries the `target_feature`.
 
+use std::mem::MaybeUninit;
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
@@ -303,6 +305,22 @@ unsafe fn accumulate<B: Block, const MR: usize, const NB: usize, const TAPS: usi
     }
 }
 
+// Segments whose products are summed in one accumulator: the longer a sum, the more it
+// loses. Sums of chunks are added in memory.
+const CHUNK: usize = 32;
+
+#[inline(always)]
+unsafe fn add<B: Block, const MR: usize, const NB: usize>(
+    acc: &mut [[B; NB]; MR],
+    sums: &[[B; NB]; MR],
+) {
+    for (row, sums) in acc.iter_mut().zip(sums) {
+        for (a, sum) in row.iter_mut().zip(sums) {
+            *a = unsafe { sum.add(*a) };
+        }
+    }
+}
+
 macro_rules! leaves {
     ($block:ty, $tile:ident, $depthwise:ident, #[$($feature:meta),*]) => {
         // Safety: the instruction set is there; all that the arguments say is read or
@@ -336,15 +354,29 @@ macro_rules! leaves {
             let segment = if TAPS == 0 { taps } else { TAPS } * 16;
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
-                for s in 0..segments {
-                    accumulate::<$block, MR, NB, TAPS>(
-                        &mut acc,
-                        src.offset(*offsets.add(s) as isize),
-                        weights.add(s * segment),
-                        taps,
-                        weight_stride,
-                        px,
-                    );
+                let mut sums = MaybeUninit::<[[$block; NB]; MR]>::uninit();
+                let mut first = 0;
+                loop {
+                    let end = if segments - first > CHUNK { first + CHUNK } else { segments };
+                    for s in first..end {
+                        accumulate::<$block, MR, NB, TAPS>(
+                            &mut acc,
+                            src.offset(*offsets.add(s) as isize),
+                            weights.add(s * segment),
+                            taps,
+                            weight_stride,
+                            px,
+                        );
+                    }
+                    if first > 0 {
+                        add::<$block, MR, NB>(&mut acc, sums.assume_init_ref());
+                    }
+                    if end == segments {
+                        break;
+                    }
+                    sums.write(acc);
+                    acc = [[<$block as Block>::splat(0.0); NB]; MR];
+                    first = end;
                 }
                 let epilogue = Epilogue {
                     bias,

@@ -29,6 +29,8 @@ type TileFn = unsafe extern "C" fn(
     usize,
     usize,
     f32,
+    *const f32,
+    usize,
 );
 
 type DepthwiseFn = unsafe extern "C" fn(
@@ -292,6 +294,8 @@ impl<'a> Plan<'a> {
                             16,
                             1,
                             0.0,
+                            NULL,
+                            0,
                         );
                     }
                 }

@@ -311,7 +311,7 @@ impl Leaf {
                 }
             }};
         }
-        // S: source, D: destination, T: table, L: length, F: number.
+        // S: source (or ahead), D: destination, T: table, L: length, F: number.
         macro_rules! kind {
             (S) => { *const f32 };
             (D) => { *mut f32 };
@@ -320,7 +320,7 @@ impl Leaf {
             (F) => { f32 };
         }
         match self {
-            Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F),
+            Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F S L),
             Leaf::Depthwise { .. } => call!(S S S S S D T L L L L F),
             Leaf::ToBlocked | Leaf::ToPlain => call!(S D L L L L L L),
             Leaf::Fill => call!(D L L L F),

@@ -7,10 +7,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    __m256, __m512, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
@@ -19,6 +19,8 @@ trait Block: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    // Has 16 elements fetched into the second-level cache, where the CPU can.
+    fn fetch(_from: *const f32) {}
     unsafe fn add(self, other: Self) -> Self;
     // self + a · b, rounded once where the instruction set can.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
@@ -45,6 +47,10 @@ impl Block for Avx512 {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    fn fetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -84,6 +90,10 @@ impl Block for Avx2 {
             _mm256_storeu_ps(to, self.0);
             _mm256_storeu_ps(to.add(8), self.1);
         }
+    }
+    #[inline(always)]
+    fn fetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -279,12 +289,19 @@ macro_rules! leaves {
             dst_px: usize,
             act: usize,
             slope: f32,
+            ahead: *const f32,
+            ahead_step: usize,
         ) {
             let px = if PX == 0 { src_px } else { PX };
             let segment = if TAPS == 0 { taps } else { TAPS } * 16;
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
                 for s in 0..segments {
+                    let mut fetched = 0;
+                    while TAPS > 0 && fetched < ahead_step {
+                        <$block>::fetch(ahead.wrapping_add(s * ahead_step + fetched));
+                        fetched += 16;
+                    }
                     accumulate::<$block, MR, NB, TAPS>(
                         &mut acc,
                         src.offset(*offsets.add(s) as isize),

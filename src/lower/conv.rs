@@ -316,6 +316,7 @@ pub fn regions(
                 dst_px: grid.dst_px,
                 activation: epilogue.activation,
                 slope: epilogue.slope,
+                ahead: None,
             };
             regions.extend(grid::regions(b, &call, grid, run.blocks));
         }

@@ -16,6 +16,8 @@
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod layout;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod lrn;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod plain;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod tile;

@@ -1,6 +1,6 @@
 //! The functions behind the leaves: which exist, their names, addresses and sources.
 
-use super::{Function, Isa, Leaf, Param, layout, plain, tile, vector};
+use super::{Function, Isa, Leaf, Param, layout, lrn, plain, tile, vector};
 use std::fmt;
 use std::str::FromStr;
 
@@ -74,6 +74,11 @@ const TILE: &[(&str, &str)] = &[("tile", include_str!("tile.rs"))];
 const LAYOUT: &[(&str, &str)] = &[("layout", include_str!("layout.rs"))];
 const MATH: (&str, &str) = ("math", include_str!("math.rs"));
 const VECTOR: &[(&str, &str)] = &[MATH, ("vector", include_str!("vector.rs"))];
+const LRN: &[(&str, &str)] = &[
+    MATH,
+    ("tile", include_str!("tile.rs")),
+    ("lrn", include_str!("lrn.rs")),
+];
 const PLAIN: &[(&str, &str)] = &[MATH, ("plain", include_str!("plain.rs"))];
 
 /// Numbers of channel blocks that tiles of this ISA come in, the largest first.
@@ -165,12 +170,15 @@ fn depthwise_function(key: (u8, u8), isa: Isa) -> Option<*const ()> {
 
 macro_rules! by_isa {
     ($isa:expr, $avx512:ident, $avx2:ident, $portable:ident) => {
+        by_isa!($isa, vector, $avx512, $avx2, $portable)
+    };
+    ($isa:expr, $module:ident, $avx512:ident, $avx2:ident, $portable:ident) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Some(vector::$avx512 as *const ()),
+            Isa::Avx512 => Some($module::$avx512 as *const ()),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Some(vector::$avx2 as *const ()),
-            Isa::Portable => Some(vector::$portable as *const ()),
+            Isa::Avx2 => Some($module::$avx2 as *const ()),
+            Isa::Portable => Some($module::$portable as *const ()),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
         }
@@ -224,7 +232,7 @@ impl Leaf {
             Leaf::Fill => Some(layout::fill as *const ()),
             Leaf::Copy => Some(layout::copy_rows as *const ()),
             Leaf::Unary(function) => unary_function(function, isa),
-            Leaf::Lrn => by_isa!(isa, lrn_avx512, lrn_avx2, lrn_portable),
+            Leaf::Lrn => by_isa!(isa, lrn, lrn_avx512, lrn_avx2, lrn_portable),
             Leaf::Softmax => by_isa!(isa, softmax_avx512, softmax_avx2, softmax_portable),
             Leaf::ArgMax => Some(plain::argmax as *const ()),
             Leaf::SoftmaxLoss => Some(plain::softmax_loss as *const ()),
@@ -270,7 +278,7 @@ impl Leaf {
             Leaf::Fill => (LAYOUT, "layout::fill".to_string()),
             Leaf::Copy => (LAYOUT, "layout::copy_rows".to_string()),
             Leaf::Unary(function) => (VECTOR, format!("vector::{}_{isa}", function.name())),
-            Leaf::Lrn => (VECTOR, format!("vector::lrn_{isa}")),
+            Leaf::Lrn => (LRN, format!("lrn::lrn_{isa}")),
             Leaf::Softmax => (VECTOR, format!("vector::softmax_{isa}")),
             Leaf::ArgMax => (PLAIN, "plain::argmax".to_string()),
             Leaf::SoftmaxLoss => (PLAIN, "plain::softmax_loss".to_string()),

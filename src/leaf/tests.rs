@@ -716,7 +716,7 @@ fn powers_follow_c() {
 fn lrn_follows_caffe() {
     for isa in isas() {
         for (channels, size) in [(1, 1), (5, 3), (16, 5), (17, 5), (40, 7), (3, 9)] {
-            for (beta, k) in [(0.75, 1.0), (0.5, 2.0)] {
+            for (beta, k) in [(0.75, 1.0), (0.75, 0.0), (0.5, 2.0)] {
                 for in_place in [false, true] {
                     check_lrn(isa, channels, size, beta, k, in_place);
                 }

@@ -7,32 +7,42 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-    _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps,
+    __m256, __m512, _CMP_GE_OQ, _CMP_LE_OQ, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps,
+    _mm256_and_ps, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_storeu_ps,
+    _mm256_sub_epi32, _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
 // must be there; `load` and `store` touch 16 elements.
-trait Block: Copy {
+pub trait Block: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     // Has 16 elements fetched into the second-level cache, where the CPU can.
     fn fetch(_from: *const f32) {}
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
     // self + a · b, rounded once where the instruction set can.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     // 0 > self ? 0 : self, so that NaN stays NaN.
     unsafe fn max_zero(self) -> Self;
     // 0 < self ? 0 : self.
     unsafe fn min_zero(self) -> Self;
+    // The number whose bits are `bits`, less a quarter of this one's bits.
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self;
+    // Whether all are at least `low` and at most `high`.
+    unsafe fn all_between(self, low: f32, high: f32) -> bool;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+pub struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Block for Avx512 {
@@ -57,6 +67,14 @@ impl Block for Avx512 {
         unsafe { Avx512(_mm512_add_ps(self.0, other.0)) }
     }
     #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_sub_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
     }
@@ -68,11 +86,27 @@ impl Block for Avx512 {
     unsafe fn min_zero(self) -> Self {
         unsafe { Avx512(_mm512_min_ps(_mm512_setzero_ps(), self.0)) }
     }
+    #[inline(always)]
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self {
+        unsafe {
+            let quarter = _mm512_srli_epi32::<2>(_mm512_castps_si512(self.0));
+            let difference = _mm512_sub_epi32(_mm512_set1_epi32(bits as i32), quarter);
+            Avx512(_mm512_castsi512_ps(difference))
+        }
+    }
+    #[inline(always)]
+    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+        unsafe {
+            let above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, _mm512_set1_ps(low));
+            let below = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, _mm512_set1_ps(high));
+            above & below == 0xffff
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Avx2(__m256, __m256);
+pub struct Avx2(__m256, __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Block for Avx2 {
@@ -105,6 +139,24 @@ impl Block for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_sub_ps(self.0, other.0),
+                _mm256_sub_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_mul_ps(self.0, other.0),
+                _mm256_mul_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         unsafe {
             Avx2(
@@ -127,10 +179,31 @@ impl Block for Avx2 {
             Avx2(_mm256_min_ps(zero, self.0), _mm256_min_ps(zero, self.1))
         }
     }
+    #[inline(always)]
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self {
+        unsafe {
+            let bits = _mm256_set1_epi32(bits as i32);
+            let quarter = |x| _mm256_srli_epi32::<2>(_mm256_castps_si256(x));
+            let from = |x| _mm256_castsi256_ps(_mm256_sub_epi32(bits, quarter(x)));
+            Avx2(from(self.0), from(self.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+        unsafe {
+            let (low, high) = (_mm256_set1_ps(low), _mm256_set1_ps(high));
+            let between = |x| {
+                let above = _mm256_cmp_ps::<_CMP_GE_OQ>(x, low);
+                let below = _mm256_cmp_ps::<_CMP_LE_OQ>(x, high);
+                _mm256_movemask_ps(_mm256_and_ps(above, below))
+            };
+            between(self.0) & between(self.1) == 0xff
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Portable([f32; 16]);
+pub struct Portable([f32; 16]);
 
 impl Portable {
     #[inline(always)]
@@ -160,6 +233,14 @@ impl Block for Portable {
         self.zip(other, |a, b| a + b)
     }
     #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         self.zip(a.zip(b, |x, y| x * y), |x, y| x + y)
     }
@@ -170,6 +251,19 @@ impl Block for Portable {
     #[inline(always)]
     unsafe fn min_zero(self) -> Self {
         self.zip(self, |v, _| if 0.0 < v { 0.0 } else { v })
+    }
+    #[inline(always)]
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self {
+        Portable(
+            self.0
+                .map(|x| f32::from_bits(bits.wrapping_sub(x.to_bits() >> 2))),
+        )
+    }
+    #[inline(always)]
+    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+        self.0
+            .iter()
+            .fold(true, |all, &x| all & (x >= low) & (x <= high))
     }
 }
 

@@ -40,7 +40,7 @@ use diag::{Diagnostic, Result};
 use ir::Valid;
 use kernel::Checked;
 use leaf::Isa;
-use lower::{Chains, Pack};
+use lower::{Chains, Convolutions, Pack};
 use passes::Fuse;
 use runtime::arena::Block;
 use runtime::exec::{Engine, Executable};
@@ -52,6 +52,8 @@ pub struct Options {
     pub fuse: Fuse,
     /// Which of the chains that [`Fuse::All`] finds become one loop nest.
     pub chains: Chains,
+    /// How convolutions are computed for which there are several ways.
+    pub convolutions: Convolutions,
     pub engine: Engine,
 }
 
@@ -62,7 +64,19 @@ impl Default for Options {
             isa: Isa::detect(),
             fuse: Fuse::All,
             chains: Chains::WhereItPays,
+            convolutions: Convolutions::WhereItPays,
             engine: Engine::Jit,
+        }
+    }
+}
+
+impl Options {
+    /// What lowering may choose.
+    pub fn lowering(&self) -> lower::Options {
+        lower::Options {
+            isa: self.isa,
+            chains: self.chains,
+            convolutions: self.convolutions,
         }
     }
 }
@@ -83,8 +97,7 @@ pub struct Plan {
 /// checker finds the program wrong.
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
-    let (isa, chains) = (options.isa, options.chains);
-    let lowered = lower::lower(&graph, &lower::Options { isa, chains })?;
+    let lowered = lower::lower(&graph, &options.lowering())?;
     let packs = lowered.packs;
     let wrong = |bug| Diagnostic::bug(format!("the kernel program is wrong: {bug}"));
     Ok(Plan {

@@ -4,6 +4,7 @@ use caffec::frontend::proto::Phase;
 use caffec::frontend::{Dialect, FileKind, Reading};
 use caffec::ir::Shape;
 use caffec::leaf::Isa;
+use caffec::lower::Convolutions;
 use caffec::runtime::picture::{ChannelOrder, Size};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -178,12 +179,35 @@ pub struct EngineArgs {
     /// One layer at a time: no epilogues, no chains
     #[arg(long)]
     pub no_fuse: bool,
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub conv: ConvArg,
     /// Instruction set
     #[arg(long, value_enum, default_value = "native")]
     pub isa: IsaArg,
     /// What runs the net
     #[arg(long, value_enum, default_value = "jit")]
     pub backend: Backend,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConvArg {
+    /// Winograd's algorithm where it is faster
+    Auto,
+    /// Sums of products as they are defined
+    Direct,
+    /// Winograd's algorithm where it is possible
+    Winograd,
+}
+
+impl From<ConvArg> for Convolutions {
+    fn from(conv: ConvArg) -> Convolutions {
+        match conv {
+            ConvArg::Auto => Convolutions::WhereItPays,
+            ConvArg::Direct => Convolutions::Direct,
+            ConvArg::Winograd => Convolutions::Winograd,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -281,6 +305,9 @@ pub struct PlanArgs {
     /// One layer at a time: no epilogues, no chains
     #[arg(long)]
     pub no_fuse: bool,
+    /// How convolutions are computed
+    #[arg(long, value_enum, default_value = "auto")]
+    pub conv: ConvArg,
     /// Instruction set; native stands for all in Rust source, chosen where it runs
     #[arg(long, value_enum, default_value = "native")]
     pub isa: IsaArg,

@@ -14,6 +14,7 @@ use caffec::diag;
 use caffec::diag::{Result, Sources};
 use caffec::ir::{Blob, BlobId, Graph, Tensor, Valid};
 use caffec::leaf::Isa;
+use caffec::lower::Convolutions;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::runtime::peak::fma_peak;
 use caffec::summary::{Table, human_bytes};
@@ -232,7 +233,7 @@ fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let mut reports = Vec::new();
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
-        let duel = Duel::new(graph, inputs, isa)?;
+        let duel = Duel::new(graph, inputs, args.engine.conv.into(), isa)?;
         for &threads in &args.threads {
             let report = duel.fight(threads, args.runs)?;
             if !args.json {
@@ -364,10 +365,16 @@ struct Duel {
 }
 
 impl Duel {
-    fn new(graph: Valid, inputs: Vec<Tensor>, isa: Isa) -> Result<Duel> {
+    fn new(
+        graph: Valid,
+        inputs: Vec<Tensor>,
+        convolutions: Convolutions,
+        isa: Isa,
+    ) -> Result<Duel> {
+        let options = |no_fuse| model::options(no_fuse, convolutions, isa, Engine::Jit);
         let outputs = model::output_tensors(&graph);
-        let (fused, after) = executable(graph.clone(), &model::options(false, isa, Engine::Jit))?;
-        let (unfused, _) = executable(graph, &model::options(true, isa, Engine::Jit))?;
+        let (fused, after) = executable(graph.clone(), &options(false))?;
+        let (unfused, _) = executable(graph, &options(true))?;
         let groups = chains(&after);
         Ok(Duel {
             sides: [fused, unfused].map(|exe| Contestant::new(exe, &groups)),

@@ -108,7 +108,7 @@ pub fn plan_all(graph: &Valid, args: &PlanArgs) -> Result<Vec<Plan>> {
     let one = |isa| {
         plan(
             graph.clone(),
-            &model::options(args.no_fuse, isa, Engine::Jit),
+            &model::options(args.no_fuse, args.conv.into(), isa, Engine::Jit),
         )
     };
     isas.into_iter().map(one).collect()

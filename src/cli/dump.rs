@@ -49,7 +49,10 @@ fn compiled(args: &DumpArgs, sources: &mut Sources) -> Result<String, Failure> {
         ));
     }
     let isa = args.plan.isa.named().unwrap_or_else(Isa::detect);
-    let plan = plan(graph, &model::options(args.plan.no_fuse, isa, Engine::Jit))?;
+    let plan = plan(
+        graph,
+        &model::options(args.plan.no_fuse, args.plan.conv.into(), isa, Engine::Jit),
+    )?;
     Ok(match args.at {
         Stage::Fused => plan.graph.dump(),
         Stage::Kernel => plan.program.dump(),

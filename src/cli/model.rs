@@ -8,7 +8,7 @@ use caffec::frontend::binary::{WeightsFile, read_blob};
 use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, load_net};
 use caffec::ir::{self, Built, Shape, Tensor, Valid};
 use caffec::leaf::Isa;
-use caffec::lower::Chains;
+use caffec::lower::{Chains, Convolutions};
 use caffec::passes::Fuse;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::weights::{self, Missing, Named};
@@ -261,11 +261,12 @@ pub fn isa(arg: IsaArg) -> Result<Isa, Failure> {
 }
 
 /// Everything that helps, or one layer at a time.
-pub fn options(no_fuse: bool, isa: Isa, engine: Engine) -> Options {
+pub fn options(no_fuse: bool, convolutions: Convolutions, isa: Isa, engine: Engine) -> Options {
     Options {
         isa,
         fuse: if no_fuse { Fuse::None } else { Fuse::All },
         chains: Chains::WhereItPays,
+        convolutions,
         engine,
     }
 }
@@ -293,7 +294,7 @@ impl Machine {
                 return Ok(Machine::Reference { graph, state });
             }
         };
-        let options = options(args.no_fuse, isa, engine);
+        let options = options(args.no_fuse, args.conv.into(), isa, engine);
         let exe = Box::new(executable(graph, &options)?.0);
         let context = exe.context(threads)?;
         Ok(Machine::Program { exe, context })

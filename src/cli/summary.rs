@@ -6,6 +6,7 @@ use super::{Failure, Outcome, talk};
 use caffec::diag::{Errors, Result, Sources};
 use caffec::ir;
 use caffec::leaf::Isa;
+use caffec::lower::Convolutions;
 use caffec::plan;
 use caffec::runtime::exec::Engine;
 use caffec::summary::{Memory, Summary};
@@ -46,7 +47,12 @@ fn planned(model: &Model, wishes: &ir::Options) -> Result<[Memory; 2]> {
     let random = Missing::Random(1);
     graph.edit("weights", |g| weights::load(g, &[], random))?;
     let memory = |graph, no_fuse| {
-        let options = model::options(no_fuse, Isa::detect(), Engine::Jit);
+        let options = model::options(
+            no_fuse,
+            Convolutions::WhereItPays,
+            Isa::detect(),
+            Engine::Jit,
+        );
         plan(graph, &options).map(|plan| Memory::of(&plan.program))
     };
     Ok([memory(graph.clone(), false)?, memory(graph, true)?])

@@ -23,6 +23,8 @@ mod plain;
 mod tile;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod vector;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod winograd;
 
 pub mod math;
 pub mod routine;
@@ -32,7 +34,9 @@ mod touches;
 #[cfg(test)]
 mod tests;
 
-pub use table::{LeafSource, Value, max_pixels, tile_blocks, tile_strides};
+pub use table::{
+    LeafSource, Value, max_pixels, tile_blocks, tile_strides, winograd_points, winograd_tiles,
+};
 pub use touches::{ArgInfo, Touch};
 
 /// The instruction set that a program is lowered for.
@@ -127,6 +131,17 @@ pub enum Leaf {
     /// Depthwise convolution of one channel block: `mr` pixels,
     /// `acc[n] = Σ_s src[offsets[s] + m·src_px + n] · weights[s·16 + n]`, then as `Tile`.
     Depthwise { mr: u8, px: u8 },
+    /// A row of `tiles` Winograd tiles of a channel block: `n` × `n` pixels each, the
+    /// next tile's `src_step` elements further on, to their values at `n`² points:
+    /// value (y, x) of tile t goes to `dst[(y·n + x)·point_stride + t·16]`. Points and
+    /// order are those of `winograd.rs`; `n` is 4, 6 or 7.
+    ToPoints { n: u8 },
+    /// Back: `n`² values (sums of products with weights at the same points) of each of
+    /// `tiles` tiles, laid out likewise, to `m` × `m` output pixels a tile, then as
+    /// `Tile`. Of the outputs, `height` rows (up to `m`) of `width` pixels (that end in
+    /// the last tile) are stored.
+    /// Which there are: [`winograd_tiles`].
+    FromPoints { n: u8, m: u8 },
     /// One channel block of a plain image to the blocked layout; missing channels
     /// become zero lanes.
     ToBlocked,
@@ -225,6 +240,29 @@ impl Leaf {
                 ("segments", Len),
                 ("src_px", Len),
                 ("dst_px", Len),
+                ("act", Len),
+                ("slope", F32),
+            ],
+            Leaf::ToPoints { .. } => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("tiles", Len),
+                ("src_row_stride", Len),
+                ("src_step", Len),
+                ("point_stride", Len),
+            ],
+            Leaf::FromPoints { .. } => &[
+                ("src", Src),
+                ("bias", Src),
+                ("residual", Src), // may be null
+                ("slopes", Src),   // may be null unless PRelu
+                ("dst", Dst),
+                ("tiles", Len),
+                ("point_stride", Len),
+                ("height", Len),
+                ("width", Len),
+                ("dst_row_stride", Len),
+                ("residual_row_stride", Len),
                 ("act", Len),
                 ("slope", F32),
             ],

@@ -1,6 +1,6 @@
 //! The functions behind the leaves: which exist, their names, addresses and sources.
 
-use super::{Function, Isa, Leaf, Param, layout, lrn, plain, tile, vector};
+use super::{Function, Isa, Leaf, Param, layout, lrn, plain, tile, vector, winograd};
 use std::fmt;
 use std::str::FromStr;
 
@@ -71,6 +71,7 @@ pub struct LeafSource {
 }
 
 const TILE: &[(&str, &str)] = &[("tile", include_str!("tile.rs"))];
+const WINOGRAD: &[(&str, &str)] = &[TILE[0], ("winograd", include_str!("winograd.rs"))];
 const LAYOUT: &[(&str, &str)] = &[("layout", include_str!("layout.rs"))];
 const MATH: (&str, &str) = ("math", include_str!("math.rs"));
 const VECTOR: &[(&str, &str)] = &[MATH, ("vector", include_str!("vector.rs"))];
@@ -108,6 +109,33 @@ pub fn max_pixels(isa: Isa, nb: u8) -> u8 {
 /// or planar (`taps` 0). 0, any stride, is always there.
 pub fn tile_strides(taps: u8) -> &'static [u8] {
     if taps == 16 { &[16, 32] } else { &[1, 2, 4] }
+}
+
+/// Sides of the Winograd tiles that there are, for kernels of `kernel` × `kernel`: of
+/// points and of outputs.
+pub fn winograd_tiles(kernel: usize) -> &'static [(u8, u8)] {
+    match kernel {
+        3 => &[(4, 2), (6, 4)],
+        5 => &[(7, 3)],
+        _ => &[],
+    }
+}
+
+/// The finite ones of the points of tiles of `n` × `n`, in the order of their values;
+/// infinity follows.
+pub fn winograd_points(n: usize) -> Vec<f64> {
+    fn points<const N: usize>() -> Vec<f64> {
+        let pairs = &winograd::Points::<N>::PAIR[..winograd::Points::<N>::PAIRS];
+        let both = pairs.iter().flat_map(|&p| [p, -p]);
+        let zeros = [0.0; 1].into_iter().take(winograd::Points::<N>::ZEROS);
+        both.chain(zeros).map(f64::from).collect()
+    }
+    match n {
+        4 => points::<4>(),
+        6 => points::<6>(),
+        7 => points::<7>(),
+        _ => panic!("there are no tiles of {n} × {n}"),
+    }
 }
 
 // A tile of one block and pixel stride known as 16, from a numbered list.
@@ -170,19 +198,50 @@ fn depthwise_function(key: (u8, u8), isa: Isa) -> Option<*const ()> {
 
 macro_rules! by_isa {
     ($isa:expr, $avx512:ident, $avx2:ident, $portable:ident) => {
-        by_isa!($isa, vector, $avx512, $avx2, $portable)
+        by_isa!($isa, vector, $avx512, $avx2, $portable,)
     };
-    ($isa:expr, $module:ident, $avx512:ident, $avx2:ident, $portable:ident) => {
+    ($isa:expr, $module:ident, $avx512:ident, $avx2:ident, $portable:ident, $($generic:tt)*) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Some($module::$avx512 as *const ()),
+            Isa::Avx512 => Some($module::$avx512 $($generic)* as *const ()),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Some($module::$avx2 as *const ()),
-            Isa::Portable => Some($module::$portable as *const ()),
+            Isa::Avx2 => Some($module::$avx2 $($generic)* as *const ()),
+            Isa::Portable => Some($module::$portable $($generic)* as *const ()),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
         }
     };
+}
+
+fn to_points_function(n: u8, isa: Isa) -> Option<*const ()> {
+    macro_rules! of {
+        ($n:literal) => {
+            by_isa!(isa, winograd, to_points_avx512, to_points_avx2, to_points_portable, ::<$n>)
+        };
+    }
+    match n {
+        4 => of!(4),
+        6 => of!(6),
+        7 => of!(7),
+        _ => None,
+    }
+}
+
+fn from_points_function(tile: (u8, u8), isa: Isa) -> Option<*const ()> {
+    macro_rules! of {
+        ($n:literal, $m:literal) => {
+            by_isa!(
+                isa, winograd, from_points_avx512, from_points_avx2, from_points_portable,
+                ::<$n, $m>
+            )
+        };
+    }
+    match tile {
+        (4, 2) => of!(4, 2),
+        (6, 4) => of!(6, 4),
+        (7, 3) => of!(7, 3),
+        _ => None,
+    }
 }
 
 fn unary_function(function: Function, isa: Isa) -> Option<*const ()> {
@@ -227,12 +286,14 @@ impl Leaf {
         match self {
             Leaf::Tile { mr, nb, px, taps } => tile_function((mr, nb, px, taps), isa),
             Leaf::Depthwise { mr, px } => depthwise_function((mr, px), isa),
+            Leaf::ToPoints { n } => to_points_function(n, isa),
+            Leaf::FromPoints { n, m } => from_points_function((n, m), isa),
             Leaf::ToBlocked => Some(layout::to_blocked as *const ()),
             Leaf::ToPlain => Some(layout::to_plain as *const ()),
             Leaf::Fill => Some(layout::fill as *const ()),
             Leaf::Copy => Some(layout::copy_rows as *const ()),
             Leaf::Unary(function) => unary_function(function, isa),
-            Leaf::Lrn => by_isa!(isa, lrn, lrn_avx512, lrn_avx2, lrn_portable),
+            Leaf::Lrn => by_isa!(isa, lrn, lrn_avx512, lrn_avx2, lrn_portable,),
             Leaf::Softmax => by_isa!(isa, softmax_avx512, softmax_avx2, softmax_portable),
             Leaf::ArgMax => Some(plain::argmax as *const ()),
             Leaf::SoftmaxLoss => Some(plain::softmax_loss as *const ()),
@@ -254,6 +315,8 @@ impl Leaf {
             Leaf::Unary(function) => format!("f32_{}_{isa}", function.name()),
             Leaf::Lrn => format!("f32_lrn_{isa}"),
             Leaf::Softmax => format!("f32_softmax_{isa}"),
+            Leaf::ToPoints { n } => format!("f32_to_points_{n}x{n}_{isa}"),
+            Leaf::FromPoints { n, m } => format!("f32_from_points_{n}x{n}_{m}x{m}_{isa}"),
             Leaf::ToBlocked => "f32_to_blocked".to_string(),
             Leaf::ToPlain => "f32_to_plain".to_string(),
             Leaf::Fill => "f32_fill".to_string(),
@@ -273,6 +336,10 @@ impl Leaf {
                 format!("tile::tile_{isa}::<{mr}, {nb}, {px}, {taps}>"),
             ),
             Leaf::Depthwise { mr, px } => (TILE, format!("tile::depthwise_{isa}::<{mr}, {px}>")),
+            Leaf::ToPoints { n } => (WINOGRAD, format!("winograd::to_points_{isa}::<{n}>")),
+            Leaf::FromPoints { n, m } => {
+                (WINOGRAD, format!("winograd::from_points_{isa}::<{n}, {m}>"))
+            }
             Leaf::ToBlocked => (LAYOUT, "layout::to_blocked".to_string()),
             Leaf::ToPlain => (LAYOUT, "layout::to_plain".to_string()),
             Leaf::Fill => (LAYOUT, "layout::fill".to_string()),
@@ -330,6 +397,8 @@ impl Leaf {
         match self {
             Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F S L),
             Leaf::Depthwise { .. } => call!(S S S S S D T L L L L F),
+            Leaf::ToPoints { .. } => call!(S D L L L L),
+            Leaf::FromPoints { .. } => call!(S S S S D L L L L L L L F),
             Leaf::ToBlocked | Leaf::ToPlain => call!(S D L L L L L L),
             Leaf::Fill => call!(D L L L F),
             Leaf::Copy => call!(S D L L L L),

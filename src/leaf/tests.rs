@@ -405,6 +405,136 @@ fn check_depthwise(isa: Isa, mr: u8, px: u8, after: After) {
 }
 
 #[test]
+fn values_at_points_convolve() {
+    for isa in isas() {
+        for kernel in [3, 5] {
+            for &(n, m) in winograd_tiles(kernel) {
+                let most = usize::from(m);
+                for height in 1..=most {
+                    for width in 2 * most + 1..=3 * most {
+                        let after = AFTER[(height + width) % AFTER.len()];
+                        check_winograd(isa, kernel, (n, m), [height, width], after);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Values of a kernel at the points of one axis, in f64.
+fn kernel_values(n: usize, kernel: &[f64]) -> Vec<f64> {
+    let points = winograd_points(n);
+    let at = |&p: &f64| {
+        let others = points.iter().filter(|&&other| other != p);
+        let distances: f64 = others.map(|other| p - other).product();
+        let powers = (0..).map(|i| p.powi(i));
+        kernel
+            .iter()
+            .zip(powers)
+            .map(|(k, power)| k * power)
+            .sum::<f64>()
+            / distances
+    };
+    let infinity = kernel[kernel.len() - 1];
+    points.iter().map(at).chain([infinity]).collect()
+}
+
+/// `height` × `width` outputs in a row of tiles, with a kernel for each of the 16
+/// channels, against the sums of products.
+fn check_winograd(
+    isa: Isa,
+    kernel: usize,
+    (n, m): (u8, u8),
+    [height, width]: [usize; 2],
+    after: After,
+) {
+    let (points, outputs) = (usize::from(n), usize::from(m));
+    let tiles = width.div_ceil(outputs);
+    let src_row = (tiles * outputs + points) * 16 + 8;
+    let point_stride = tiles * 16 + 24;
+    let (source, values) = run(
+        Leaf::ToPoints { n },
+        isa,
+        vec![
+            Units(1),
+            Out,
+            Len(tiles),
+            Len(src_row),
+            Len(outputs * 16),
+            Len(point_stride),
+        ],
+    );
+    let weights: Vec<f32> = units(2).take(16 * kernel * kernel).collect();
+    let weight = |c: usize, y: usize, x: usize| f64::from(weights[(c * kernel + y) * kernel + x]);
+    let transformed: Vec<Vec<Vec<f64>>> = (0..16)
+        .map(|c| {
+            let line = |y| {
+                (0..kernel)
+                    .map(move |x| weight(c, y, x))
+                    .collect::<Vec<_>>()
+            };
+            let rows: Vec<_> = (0..kernel)
+                .map(|y| kernel_values(points, &line(y)))
+                .collect();
+            let column = |x: usize| rows.iter().map(|row| row[x]).collect::<Vec<_>>();
+            (0..points)
+                .map(|x| kernel_values(points, &column(x)))
+                .collect()
+        })
+        .collect();
+    let mut products = Vec::new();
+    for (p, t, c) in box_indices(points * points, tiles, 16) {
+        let weight = transformed[c][p % points][p / points] as f32;
+        products.push(values[1].get(p * point_stride + t * 16 + c) * weight);
+    }
+    let (dst_row, residual_row) = (width * 16 + 16, width * 16 + 48);
+    let (before, result) = run(
+        Leaf::FromPoints { n, m },
+        isa,
+        vec![
+            Values(&products),
+            Units(3),
+            if after.residual { Units(4) } else { Null },
+            if after.act == Activation::PRelu {
+                Units(5)
+            } else {
+                Null
+            },
+            Out,
+            Len(tiles),
+            Len(point_stride),
+            Len(height),
+            Len(width),
+            Len(dst_row),
+            Len(residual_row),
+            Len(after.act as usize),
+            F32(after.slope),
+        ],
+    );
+    for (y, x, c) in box_indices(height, width, 16) {
+        let mut sum = 0.0;
+        for (ky, kx, _) in box_indices(kernel, kernel, 1) {
+            let pixel = source[0].get((y + ky) * src_row + (x + kx) * 16 + c);
+            sum += f64::from(pixel) * weight(c, ky, kx);
+        }
+        sum += f64::from(before[1].get(c));
+        if after.residual {
+            sum += f64::from(before[2].get(y * residual_row + x * 16 + c));
+        }
+        let slope = match after.act {
+            Activation::PRelu => before[3].get(c),
+            _ => 0.0,
+        };
+        let expected = activate(after, sum as f32, slope);
+        let got = result[4].get(y * dst_row + x * 16 + c);
+        assert!(
+            (got - expected).abs() < 4e-5,
+            "{n} {m} {isa} {after:?} ({y}, {x}): {got}, not {expected}"
+        );
+    }
+}
+
+#[test]
 fn activations_treat_special_values_as_caffe() {
     let special = [
         f32::NAN,
@@ -1010,6 +1140,8 @@ fn every_leaf() -> Vec<Leaf> {
             taps: 0,
         },
         Leaf::Depthwise { mr: 2, px: 0 },
+        Leaf::ToPoints { n: 6 },
+        Leaf::FromPoints { n: 6, m: 4 },
     ];
     use Function::{Elu, Exp, Log, Mish, Power, Sigmoid, SoftPlus, Swish, TanH};
     let functions = [Sigmoid, TanH, Power, Exp, Log, Elu, SoftPlus, Swish, Mish];
@@ -1096,6 +1228,10 @@ fn the_table_is_complete() {
                 }
                 .exists(isa)
             );
+        }
+        for (n, m) in [3, 5].into_iter().flat_map(winograd_tiles).copied() {
+            assert!(Leaf::ToPoints { n }.exists(isa), "{n} {isa}");
+            assert!(Leaf::FromPoints { n, m }.exists(isa), "{n} {m} {isa}");
         }
         for leaf in every_leaf() {
             let source = leaf.source(isa);

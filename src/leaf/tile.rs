@@ -269,22 +269,38 @@ impl Block for Portable {
 
 // What happens to the sums, and where they go.
 #[derive(Clone, Copy)]
-struct Epilogue {
-    bias: *const f32,
-    residual: *const f32,
-    slopes: *const f32,
-    dst: *mut f32,
-    dst_stride: usize,
-    residual_stride: usize,
-    dst_px: usize,
-    act: usize,
-    slope: f32,
+pub struct Epilogue {
+    pub bias: *const f32,
+    pub residual: *const f32,
+    pub slopes: *const f32,
+    pub dst: *mut f32,
+    pub dst_stride: usize,
+    pub residual_stride: usize,
+    pub dst_px: usize,
+    pub act: usize,
+    pub slope: f32,
 }
 
 impl Epilogue {
+    // The same for a place further on.
+    #[inline(always)]
+    pub unsafe fn moved(self, dst: usize, residual: usize) -> Self {
+        unsafe {
+            Epilogue {
+                dst: self.dst.add(dst),
+                residual: if self.residual.is_null() {
+                    self.residual
+                } else {
+                    self.residual.add(residual)
+                },
+                ..self
+            }
+        }
+    }
+
     // Adds bias and residual, applies the activation, stores.
     #[inline(always)]
-    unsafe fn finish<B: Block, const MR: usize, const NB: usize>(self, mut acc: [[B; NB]; MR]) {
+    pub unsafe fn finish<B: Block, const MR: usize, const NB: usize>(self, mut acc: [[B; NB]; MR]) {
         unsafe {
             for j in 0..NB {
                 let bias = B::load(self.bias.add(j * 16));

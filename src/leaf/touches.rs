@@ -40,6 +40,8 @@ impl Leaf {
         match self {
             Leaf::Tile { mr, nb, px, taps } => t.tile(mr, nb, px, taps)?,
             Leaf::Depthwise { mr, px } => t.depthwise(mr, px)?,
+            Leaf::ToPoints { n } => t.tile_values(n)?,
+            Leaf::FromPoints { n, m } => t.tile_outputs(n, m)?,
             Leaf::ToBlocked => t.blocked()?,
             Leaf::ToPlain => t.unblocked()?,
             Leaf::Fill => t.fill()?,
@@ -248,6 +250,37 @@ impl<'a> Touches<'a> {
             return Err(format!("`dst_stride` is {dst_stride}: blocks overlap"));
         }
         Ok(())
+    }
+
+    fn tile_values(&mut self, n: u8) -> Done {
+        let (n, tiles) = (i128::from(n), self.size("tiles")?);
+        let [row, step] = [self.len("src_row_stride")?, self.len("src_step")?];
+        self.read("src", Rows::many(n, (tiles - 1) * step + n * 16, row))?;
+        let point_stride = self.len("point_stride")?;
+        self.write("dst", Rows::many(n * n, tiles * 16, point_stride))
+    }
+
+    fn tile_outputs(&mut self, n: u8, m: u8) -> Done {
+        let (n, m, tiles) = (i128::from(n), i128::from(m), self.size("tiles")?);
+        let point_stride = self.len("point_stride")?;
+        self.read("src", Rows::many(n * n, tiles * 16, point_stride))?;
+        self.size("height")?;
+        let height = self.up_to("height", m)?;
+        let width = self.up_to("width", tiles * m)?;
+        if width <= (tiles - 1) * m {
+            return Err(format!("`width` is {width}, which is not in tile {tiles}"));
+        }
+        self.read("bias", Rows::one(16))?;
+        let act = self.up_to("act", Activation::PRelu as i128)?;
+        if act == Activation::PRelu as i128 {
+            self.read("slopes", Rows::one(16))?;
+        }
+        if !self.is_null("residual") {
+            let stride = self.len("residual_row_stride")?;
+            self.read("residual", Rows::many(height, width * 16, stride))?;
+        }
+        let stride = self.len("dst_row_stride")?;
+        self.write("dst", Rows::many(height, width * 16, stride))
     }
 
     fn blocked(&mut self) -> Done {

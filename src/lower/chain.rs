@@ -11,7 +11,7 @@ use super::product::{EpilogueAddrs, pack_weights};
 use super::source::{self, Source};
 use super::tile::{self, TileCall, TileKind};
 use super::view::Blocked;
-use super::{Builder, Chains, Options, for_loop};
+use super::{Builder, Chains, Options, for_loop, winograd};
 use crate::diag::{Diagnostic, Result};
 use crate::ir::{Graph, Node, NodeId};
 use crate::kernel::{Addr, Region, Stmt, Var};
@@ -34,7 +34,7 @@ pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
     let mut group_of: Vec<Option<Vec<NodeId>>> = vec![None; graph.nodes.len()];
     let mut inner = vec![false; graph.nodes.len()];
     for chain in &graph.chains {
-        for run in cut(graph, chain, options.chains) {
+        for run in cut(graph, chain, options) {
             let (last, before) = run.split_last().expect("a run has nodes");
             before.iter().for_each(|n| inner[n.0 as usize] = true);
             group_of[last.0 as usize] = Some(run.clone());
@@ -47,18 +47,23 @@ pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
 }
 
 /// Whether a node can be part of a run. A residual is added by the last one only, and
-/// of grouped convolutions only depthwise ones have the loops of this nest.
-fn linkable(graph: &Graph, id: NodeId, is_last: bool) -> bool {
+/// of grouped convolutions only depthwise ones have the loops of this nest; Winograd's
+/// have others.
+fn linkable(graph: &Graph, options: &Options, id: NodeId, is_last: bool) -> bool {
     let node = &graph[id];
-    let simple = spec(graph, node).is_ok_and(|conv| conv.group == 1 || conv.is_depthwise());
-    simple && (is_last || !node.epilogue.residual)
+    let simple = |conv: Conv| {
+        (conv.group == 1 || conv.is_depthwise())
+            && winograd::choose(graph, options, &conv).is_none()
+    };
+    spec(graph, node).is_ok_and(simple) && (is_last || !node.epilogue.residual)
 }
 
 /// The chain in runs, by the largest sum of gains.
-fn cut(graph: &Graph, chain: &[NodeId], chains: Chains) -> Vec<Vec<NodeId>> {
+fn cut(graph: &Graph, chain: &[NodeId], options: &Options) -> Vec<Vec<NodeId>> {
     let worth = |run: &[NodeId]| -> Option<f64> {
-        let legal = (0..run.len()).all(|i| linkable(graph, run[i], i + 1 == run.len()));
-        match (run.len(), chains) {
+        let last = run.len() - 1;
+        let legal = (0..=last).all(|i| linkable(graph, options, run[i], i == last));
+        match (run.len(), options.chains) {
             (1, _) => Some(0.0),
             _ if !legal => None,
             (n, Chains::Always) => Some((n * n) as f64),

@@ -1,11 +1,11 @@
 //! Convolution as lines of register tiles over a source with zeros around it.
 
-use super::Builder;
 use super::grid::{self, Grid, grids};
 use super::product::{EpilogueAddrs, pack_weights};
 use super::source::{Source, source};
 use super::tile::TileCall;
 use super::view::{Blocked, Halo, Maps};
+use super::{Builder, Options, winograd};
 use crate::diag::Result;
 use crate::ir::{BlobId, Graph, Node, ParamId};
 use crate::kernel::{Addr, Affine, BufferId, Region};
@@ -184,13 +184,16 @@ impl Conv {
 }
 
 /// The halo that each blob's readers want, gathered at the blob whose memory it is.
-pub fn halos(graph: &Graph, inside: &[Option<(BlobId, usize)>]) -> Vec<Halo> {
+pub fn halos(graph: &Graph, options: &Options, inside: &[Option<(BlobId, usize)>]) -> Vec<Halo> {
     let mut halos = vec![Halo::default(); graph.blobs.len()];
     for node in &graph.nodes {
         for (i, &bottom) in node.bottoms.iter().enumerate() {
             let top = node.tops.get(i).map(|&t| graph.shape(t));
             let Some(top) = top else { continue };
-            let halo = node.op.halo(graph.shape(bottom), top);
+            let halo = match winograd::of_node(graph, options, node, i) {
+                Some((conv, w)) => w.halo(graph, &conv),
+                None => node.op.halo(graph.shape(bottom), top),
+            };
             let mut root = bottom;
             while let Some((parent, _)) = inside[root.0 as usize] {
                 root = parent;
@@ -203,6 +206,9 @@ pub fn halos(graph: &Graph, inside: &[Option<(BlobId, usize)>]) -> Vec<Halo> {
 
 /// Lowers a convolution.
 pub fn convolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
+    if let Some(w) = winograd::choose(b.graph, &b.options, conv) {
+        return winograd::lower(b, node, conv, &w);
+    }
     let source = source(b, conv)?;
     let about = describe("convolution", b, conv);
     finish(b, node, conv, source, &about)

@@ -26,6 +26,7 @@ mod source;
 mod statistics;
 mod tile;
 mod view;
+mod winograd;
 
 pub use concat::{concat, slice};
 pub use conv::{Axis, Conv, WeightStrides, convolution, window_halo};
@@ -54,6 +55,7 @@ use std::collections::HashMap;
 pub struct Options {
     pub isa: Isa,
     pub chains: Chains,
+    pub convolutions: Convolutions,
 }
 
 /// When a chain of convolutions that a pass has found becomes one loop nest.
@@ -62,6 +64,17 @@ pub enum Chains {
     /// Where the model of caches says that it is faster.
     WhereItPays,
     Always,
+}
+
+/// How convolutions are computed for which there are several ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convolutions {
+    /// Products summed as they are defined.
+    Direct,
+    /// Winograd's algorithm where the model of caches says that it is faster.
+    WhereItPays,
+    /// Winograd's algorithm where it is possible.
+    Winograd,
 }
 
 /// A program and what fills its weights block.
@@ -129,7 +142,7 @@ impl<'g> Builder<'g> {
     fn new(graph: &'g Graph, options: Options) -> Self {
         let blobs = graph.blobs.len();
         let inside = concat::placements(graph);
-        let halos = conv::halos(graph, &inside);
+        let halos = conv::halos(graph, &options, &inside);
         Builder {
             graph,
             options,

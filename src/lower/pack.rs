@@ -2,7 +2,7 @@
 
 use super::conv::WeightStrides;
 use crate::ir::{FloatData, Graph, ParamId};
-use crate::leaf::BLOCK;
+use crate::leaf::{BLOCK, winograd_points};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub struct TilePack {
     pub outputs: usize,
     pub kernel: [usize; 2],
     pub order: SegmentOrder,
+    /// Winograd's: their values at n × n points, `[block of 16 outputs][point][input][16]`.
+    pub points: Option<usize>,
     pub scale: Option<Arc<[f32]>>,
 }
 
@@ -75,7 +77,10 @@ pub struct BiasPack {
 
 impl TilePack {
     fn block_len(&self, block: &BlockPack) -> usize {
-        let area = self.kernel[0] * self.kernel[1];
+        let area = match self.points {
+            Some(n) => n * n,
+            None => self.kernel[0] * self.kernel[1],
+        };
         match self.order {
             SegmentOrder::Depthwise => area * BLOCK,
             _ => block.inputs * area * BLOCK,
@@ -111,24 +116,63 @@ impl TilePack {
     /// Packs one block of output channels. `weights` is the part of the parameter from
     /// element `start` on.
     fn fill(&self, block: &BlockPack, start: usize, weights: &[f32], out: &mut [f32]) {
-        let depthwise = self.order == SegmentOrder::Depthwise;
         let lanes = self.lanes(block);
+        // Channels of other groups, or beyond the last one, stay zero.
+        let weight = |lane: &Lane, i: usize, y: usize, x: usize| {
+            let i = match self.order {
+                SegmentOrder::Depthwise => 0,
+                _ => (block.first_input + i).checked_sub(lane.first_input)?,
+            };
+            let tap = y as isize * self.strides.row + x as isize * self.strides.column;
+            let at = lane.base + (i * self.strides.input) as isize + tap;
+            (i < self.inputs_per_group).then(|| weights[at as usize - start])
+        };
+        if let Some(n) = self.points {
+            return self.fill_points(block, n, &lanes, weight, out);
+        }
         let mut runs = out.chunks_exact_mut(BLOCK);
         self.taps(block, |i, y, x| {
             let run = runs.next().expect("as many runs as taps");
-            let tap = y as isize * self.strides.row + x as isize * self.strides.column;
             for (value, lane) in run.iter_mut().zip(&lanes) {
-                let input = match depthwise {
-                    true => Some(0),
-                    false => (block.first_input + i).checked_sub(lane.first_input),
-                };
-                // Channels of other groups, or beyond the last one, stay zero.
-                if let Some(i) = input.filter(|&i| i < self.inputs_per_group) {
-                    let at = lane.base + (i * self.strides.input) as isize + tap;
-                    *value = lane.scaled(weights[at as usize - start]);
+                if let Some(weight) = weight(lane, i, y, x) {
+                    *value = lane.scaled(weight);
                 }
             }
         });
+    }
+
+    /// The values of kernels at Winograd's points, `[point][input][16]`, rounded once.
+    fn fill_points(
+        &self,
+        block: &BlockPack,
+        n: usize,
+        lanes: &[Lane],
+        weight: impl Fn(&Lane, usize, usize, usize) -> Option<f32>,
+        out: &mut [f32],
+    ) {
+        let [kh, kw] = self.kernel;
+        let (rows, columns) = (Evaluation::new(n, kh), Evaluation::new(n, kw));
+        let mut kernel = vec![[0.0; BLOCK]; kh * kw];
+        let mut half = vec![[0.0; BLOCK]; n * kw];
+        for i in 0..block.inputs {
+            for ((y, x), values) in points(kh, kw).zip(&mut kernel) {
+                for (value, lane) in values.iter_mut().zip(lanes) {
+                    *value = weight(lane, i, y, x).map_or(0.0, |w| lane.exact(w));
+                }
+            }
+            for x in 0..kw {
+                for y in 0..n {
+                    half[y * kw + x] = rows.at(y, |k| &kernel[k * kw + x]);
+                }
+            }
+            for (p, (y, x)) in points(n, n).enumerate() {
+                let values = columns.at(x, |k| &half[y * kw + k]);
+                let to = (p * block.inputs + i) * BLOCK;
+                for (to, value) in out[to..to + BLOCK].iter_mut().zip(values) {
+                    *to = value as f32;
+                }
+            }
+        }
     }
 
     /// The output channels of a block, as far as there are any.
@@ -176,6 +220,46 @@ impl Lane {
             Some(scale) => (f64::from(weight) * scale) as f32,
             None => weight,
         }
+    }
+
+    fn exact(&self, weight: f32) -> f64 {
+        f64::from(weight) * self.scale.unwrap_or(1.0)
+    }
+}
+
+/// The values of polynomials of so many coefficients at Winograd's points, as the leaf
+/// wants them: divided by the product of the point's distances from the others.
+struct Evaluation {
+    terms: usize,
+    /// `[point][coefficient]`.
+    factors: Vec<f64>,
+}
+
+impl Evaluation {
+    fn new(n: usize, terms: usize) -> Evaluation {
+        let finite = winograd_points(n);
+        let row = |&at: &f64| {
+            let others = finite.iter().filter(|&&other| other != at);
+            let product: f64 = others.map(|other| at - other).product();
+            (0..terms as i32).map(move |power| at.powi(power) / product)
+        };
+        let infinity = (0..terms).map(|power| f64::from(u8::from(power + 1 == terms)));
+        let factors = finite.iter().flat_map(row).chain(infinity).collect();
+        Evaluation { terms, factors }
+    }
+
+    /// At point number `i`, of 16 polynomials, whose coefficients `of` gives.
+    fn at<'a>(&self, i: usize, of: impl Fn(usize) -> &'a [f64; BLOCK]) -> [f64; BLOCK] {
+        let mut sum = [0.0; BLOCK];
+        for (k, factor) in self.factors[i * self.terms..][..self.terms]
+            .iter()
+            .enumerate()
+        {
+            for (sum, value) in sum.iter_mut().zip(of(k)) {
+                *sum += factor * value;
+            }
+        }
+        sum
     }
 }
 

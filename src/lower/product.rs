@@ -88,6 +88,21 @@ pub fn pack_weights(
     conv: &Conv,
     order: SegmentOrder,
 ) -> (BufferId, Vec<Run>) {
+    pack_as(b, node, conv, order, None)
+}
+
+/// The same with their values at n × n points of Winograd's.
+pub fn pack_points(b: &mut Builder, node: &Node, conv: &Conv, n: usize) -> (BufferId, Vec<Run>) {
+    pack_as(b, node, conv, SegmentOrder::Blocked, Some(n))
+}
+
+fn pack_as(
+    b: &mut Builder,
+    node: &Node,
+    conv: &Conv,
+    order: SegmentOrder,
+    points: Option<usize>,
+) -> (BufferId, Vec<Run>) {
     let runs = match order {
         // Block n reads block n: one run, whose source moves along.
         SegmentOrder::Depthwise => vec![Run {
@@ -121,6 +136,7 @@ pub fn pack_weights(
         outputs: conv.outputs,
         kernel: conv.kernel_plane(),
         order,
+        points,
         scale: node.epilogue.scale.clone(),
     };
     let name = format!("{} weights", node.name);

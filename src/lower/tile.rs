@@ -134,24 +134,34 @@ pub fn choose(isa: Isa, kind: TileKind, pixels: usize, blocks: usize, src_px: us
     }
     let exists = |&nb: &usize| max_mr(isa, kind, nb, src_px) > 0;
     let widths: Vec<usize> = (1..=8).rev().filter(exists).collect();
-    let cost = |runs: &BlockRuns| -> f64 {
-        let run = |&(nb, _, count): &(usize, usize, usize)| {
-            let tiles = split(pixels, max_mr(isa, kind, nb, src_px));
-            let line: f64 = tiles
-                .iter()
-                .map(|&(mr, n)| n as f64 * tile_cycles(isa, mr, nb))
-                .sum();
-            line * count as f64
-        };
-        runs.iter().map(run).sum()
-    };
     let options = widths
         .iter()
         .rev()
         .map(|&widest| block_runs(blocks, &widths, widest));
+    let cost = |runs: &BlockRuns| runs_cycles(isa, kind, pixels, runs, src_px);
     options
         .min_by(|a, b| cost(a).total_cmp(&cost(b)))
         .expect("every ISA has a tile of one block")
+}
+
+fn runs_cycles(isa: Isa, kind: TileKind, pixels: usize, runs: &BlockRuns, src_px: usize) -> f64 {
+    let run = |&(nb, _, count): &(usize, usize, usize)| {
+        let tiles = split(pixels, max_mr(isa, kind, nb, src_px));
+        let line: f64 = tiles
+            .iter()
+            .map(|&(mr, n)| n as f64 * tile_cycles(isa, mr, nb))
+            .sum();
+        line * count as f64
+    };
+    runs.iter().map(run).sum()
+}
+
+/// Cycles of one step of the sums of `pixels` pixels of a blocked source by `blocks`
+/// channel blocks.
+pub fn cycles(isa: Isa, pixels: usize, blocks: usize) -> f64 {
+    let kind = TileKind::Blocked;
+    let runs = choose(isa, kind, pixels, blocks, BLOCK);
+    runs_cycles(isa, kind, pixels, &runs, BLOCK)
 }
 
 /// Widths of the tiles for a line of `pixels`, in order.

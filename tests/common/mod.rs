@@ -10,7 +10,7 @@ use caffec::diag::Sources;
 use caffec::frontend::{self, Net, State};
 use caffec::ir::{self, FloatData, Graph, Tensor, Valid};
 use caffec::leaf::Isa;
-use caffec::lower::Chains;
+use caffec::lower::{Chains, Convolutions};
 use caffec::passes::Fuse;
 use caffec::runtime::arena::Block;
 use caffec::runtime::exec::{Engine, Executable};
@@ -92,6 +92,16 @@ pub fn plan(graph: &Valid, isa: Isa, (fuse, chains): (Fuse, Chains)) -> Plan {
         isa,
         fuse,
         chains,
+        ..Options::default()
+    };
+    caffec::plan(graph.clone(), &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// With Winograd's algorithm wherever it is possible.
+pub fn winograd_plan(graph: &Valid, isa: Isa) -> Plan {
+    let options = Options {
+        isa,
+        convolutions: Convolutions::Winograd,
         ..Options::default()
     };
     caffec::plan(graph.clone(), &options).unwrap_or_else(|e| panic!("{e}"))
@@ -180,11 +190,7 @@ pub fn compare(
     for &isa in isas {
         let results = SETTINGS.map(|setting| {
             let what = format!("{name}: {isa} {setting:?}");
-            let got = run_everywhere(&what, plan(graph, isa, setting), inputs, &[1, 2]);
-            for ((&blob, got), want) in graph.outputs.iter().zip(got.iter()).zip(want) {
-                assert_close(&format!("{what}: {}", graph[blob].name), got, &want.data);
-            }
-            got
+            run_close(&what, graph, plan(graph, isa, setting), inputs, want)
         });
         let [_, layers, paying, always] = results;
         assert!(
@@ -192,16 +198,40 @@ pub fn compare(
             "{name}: {isa}: chains sum otherwise"
         );
         fastest.push(paying);
+        let what = format!("{name}: {isa} Winograd");
+        run_close(&what, graph, winograd_plan(graph, isa), inputs, want);
     }
     if emit {
-        compare_emitted(name, graph, inputs, isas, &fastest);
+        let plan = |isa| plan(graph, isa, (Fuse::All, Chains::WhereItPays));
+        compare_emitted(name, graph, inputs, isas, plan, &fastest);
     }
 }
 
+/// [`run_everywhere`] with results close to `want`.
+pub fn run_close(
+    what: &str,
+    graph: &Graph,
+    plan: Plan,
+    inputs: &[Tensor],
+    want: &[Tensor],
+) -> Blobs {
+    let got = run_everywhere(what, plan, inputs, &[1, 2]);
+    for ((&blob, got), want) in graph.outputs.iter().zip(got.iter()).zip(want) {
+        assert_close(&format!("{what}: {}", graph[blob].name), got, &want.data);
+    }
+    got
+}
+
 /// The emitted program gives the bits of `want`, which has an entry for each ISA.
-fn compare_emitted(name: &str, graph: &Valid, inputs: &[Tensor], isas: &[Isa], want: &[Blobs]) {
-    let setting = (Fuse::All, Chains::WhereItPays);
-    let plans: Vec<_> = isas.iter().map(|&isa| plan(graph, isa, setting)).collect();
+pub fn compare_emitted(
+    name: &str,
+    graph: &Valid,
+    inputs: &[Tensor],
+    isas: &[Isa],
+    plan: impl Fn(Isa) -> Plan,
+    want: &[Blobs],
+) {
+    let plans: Vec<_> = isas.iter().map(|&isa| plan(isa)).collect();
     let packed = plans[0].pack().unwrap();
     for other in &plans[1..] {
         assert!(packed[..] == other.pack().unwrap()[..], "weights differ");

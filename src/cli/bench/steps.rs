@@ -23,7 +23,12 @@ pub fn run(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
         let mut outputs = model::output_tensors(&graph);
-        let options = model::options(args.engine.no_fuse, isa, Engine::Jit);
+        let options = model::options(
+            args.engine.no_fuse,
+            args.engine.conv.into(),
+            isa,
+            Engine::Jit,
+        );
         let (exe, _) = executable(graph, &options)?;
         for &threads in &args.threads {
             let report = measure(&exe, isa, threads, args.runs, &inputs, &mut outputs)?;

@@ -405,7 +405,8 @@ impl Duel {
             }
             for side in 0..2 {
                 let contestant = &self.sides[side];
-                let ms = contestant.time(&mut contexts[side], &inputs, &mut self.outputs, groups)?;
+                let ms =
+                    contestant.time(&mut contexts[side], &inputs, &mut self.outputs, groups)?;
                 if round >= WARM_UP {
                     times[side].push(ms);
                 }

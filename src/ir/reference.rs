@@ -29,7 +29,13 @@ pub fn run_on(
     for blob in reads.chain(wanted) {
         left[blob.0 as usize] += 1;
     }
-    room(graph.inputs.iter().chain(wanted).map(|&b| graph.shape(b).count()))?;
+    room(
+        graph
+            .inputs
+            .iter()
+            .chain(wanted)
+            .map(|&b| graph.shape(b).count()),
+    )?;
     let mut values: Vec<Option<Tensor>> = vec![None; graph.blobs.len()];
     for (&blob, tensor) in graph.inputs.iter().zip(checked(graph, inputs)?) {
         values[blob.0 as usize] = Some(tensor.clone());

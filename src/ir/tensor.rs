@@ -117,6 +117,9 @@ mod tests {
     fn room_is_refused_not_an_abort() {
         assert!(room([1, 2]).is_ok());
         let error = room([usize::MAX, 2]).unwrap_err().to_string();
-        assert!(error.starts_with("cannot get memory for 18446744073709551615"), "{error}");
+        assert!(
+            error.starts_with("cannot get memory for 18446744073709551615"),
+            "{error}"
+        );
     }
 }

@@ -1,47 +1,52 @@
 //! Time of each stage of the compiler: median of several rounds for each net.
 //!
-//! `cargo bench --bench compile [fixture…]`; stages are those of `caffec::compile`.
+//! `cargo bench --bench compile [fixture…] [--json]`; stages, in milliseconds, are those
+//! of `caffec::compile`.
+
+mod common;
 
 use caffec::diag::Sources;
 use caffec::frontend::{State, load_net};
 use caffec::runtime::exec::{Engine, Executable};
 use caffec::{Options, ir, lower, passes, weights};
+use common::{Report, named};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 9;
-const STAGES: [&str; 7] = ["load", "build", "passes", "lower", "check", "jit", "pack"];
+const COLUMNS: &[&str] = &[
+    "net",
+    "load",
+    "build",
+    "passes",
+    "lower",
+    "check",
+    "jit",
+    "pack",
+    "without pack",
+];
 
 fn main() {
-    let named: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
-    let default = [
-        "lenet",
-        "nin_imagenet",
-        "googlenet",
-        "resnet50",
-        "resnet152",
-    ];
-    let nets = if named.is_empty() {
-        default.map(String::from).to_vec()
-    } else {
-        named
-    };
-    print!("{:16}", "ms");
-    STAGES.iter().for_each(|stage| print!("{stage:>9}"));
-    println!("{:>14}", "without pack");
+    let mut nets = named();
+    if nets.is_empty() {
+        let default = [
+            "lenet",
+            "nin_imagenet",
+            "googlenet",
+            "resnet50",
+            "resnet152",
+        ];
+        nets = default.map(String::from).to_vec();
+    }
+    let mut report = Report::new("compile", COLUMNS);
     for net in nets {
         let mut rounds: Vec<Vec<f64>> = (0..ROUNDS).map(|_| stages(&net)).collect();
-        let medians: Vec<f64> = (0..STAGES.len())
-            .map(|stage| {
-                rounds.sort_by(|a, b| a[stage].total_cmp(&b[stage]));
-                rounds[ROUNDS / 2][stage]
-            })
-            .collect();
-        print!("{net:16}");
-        medians.iter().for_each(|ms| print!("{ms:9.2}"));
-        println!("{:14.2}", medians[..STAGES.len() - 1].iter().sum::<f64>());
+        let median = |stage: usize| {
+            rounds.sort_by(|a, b| a[stage].total_cmp(&b[stage]));
+            rounds[ROUNDS / 2][stage]
+        };
+        let mut medians: Vec<f64> = (0..COLUMNS.len() - 2).map(median).collect();
+        medians.push(medians[..medians.len() - 1].iter().sum());
+        report.row(&net, &medians);
     }
 }
 

@@ -1,12 +1,15 @@
 //! GFLOP/s and share of the FMA peak of the register tiles on layers of the classic nets.
 //!
-//! `cargo bench --bench leaf [avx512|avx2|portable …]`: one thread; peak and layer are
+//! `cargo bench --bench leaf [avx512|avx2|portable …] [--json]`: one thread; peak and layer are
 //! measured in turn; the peak is the best of its rounds and a layer's time the sum of the
 //! best times of its channel blocks, so that other work on the machine disturbs both
 //! least. The loops around a tile are plain: channel blocks, rows, pixels.
 
+mod common;
+
 use caffec::leaf::{Isa, Leaf, max_pixels, tile_blocks, tile_strides};
 use caffec::runtime::peak::fma_peak;
+use common::{Report, named};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 4;
@@ -306,7 +309,7 @@ impl<'a> Plan<'a> {
 
 const NULL: *const f32 = std::ptr::null();
 
-fn measure(layer: &Layer, isa: Isa, nb: u8) {
+fn measure(report: &mut Report, layer: &Layer, isa: Isa, nb: u8) {
     let Some(mut plan) = Plan::new(layer, isa, nb) else {
         return;
     };
@@ -324,29 +327,26 @@ fn measure(layer: &Layer, isa: Isa, nb: u8) {
     }
     let rate = layer.flops() / plan.blocks().map(|b| best[b]).sum::<f64>() / 1e9;
     let tiles = split(layer.width, usize::from(max_pixels(isa, nb)));
-    println!(
-        "{:<28} {:>8} {:>2}x{:<3} {:>8.1} GFLOP/s  peak {:>6.1}  share {:>5.1} %",
+    let width = tiles.iter().map(|t| t.1).max().unwrap_or(0);
+    let name = format!(
+        "{} {} {width}x{}",
         layer.name,
         isa.name(),
-        tiles.iter().map(|t| t.1).max().unwrap_or(0),
-        u32::from(nb) * 16,
-        rate,
-        peak,
-        100.0 * rate / peak,
+        u32::from(nb) * 16
     );
+    report.row(&name, &[rate, peak, rate / peak]);
 }
 
 fn main() {
-    let wanted: Vec<Isa> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
+    let wanted: Vec<Isa> = named().iter().filter_map(|a| a.parse().ok()).collect();
+    let columns = &["layer and tile", "GFLOP/s", "peak", "share of peak"];
+    let mut report = Report::new("leaf", columns);
     let chosen = |isa: &Isa| isa.available() && (wanted.is_empty() || wanted.contains(isa));
     for isa in Isa::ALL.into_iter().filter(chosen) {
         for layer in &LAYERS {
             for &nb in tile_blocks(isa) {
                 if layer.kind != Kind::Depthwise || nb == 1 {
-                    measure(layer, isa, nb);
+                    measure(&mut report, layer, isa, nb);
                 }
             }
         }

@@ -1,8 +1,10 @@
 //! Loading a caffemodel against reading its bytes and packing numbers that are in
 //! memory already: medians of several rounds, in turns.
 //!
-//! `cargo bench --bench weights [fixture…]`; the weights are random, the file is cached
+//! `cargo bench --bench weights [fixture…] [--json]`; the weights are random, the file is cached
 //! by the system.
+
+mod common;
 
 use caffec::diag::Sources;
 use caffec::frontend::binary::WeightsFile;
@@ -11,6 +13,7 @@ use caffec::frontend::{State, load_net};
 use caffec::ir::{FloatData, Valid};
 use caffec::weights::Missing;
 use caffec::{Options, Plan, ir, plan, weights};
+use common::{Report, named};
 use prost::Message;
 use std::path::Path;
 use std::time::Instant;
@@ -18,23 +21,20 @@ use std::time::Instant;
 const ROUNDS: usize = 9;
 
 fn main() {
-    let named = std::env::args().skip(1).filter(|a| !a.starts_with('-'));
-    let mut nets: Vec<String> = named.collect();
+    let mut nets = named();
     if nets.is_empty() {
         nets = ["lenet", "nin_imagenet", "caffenet"]
             .map(String::from)
             .to_vec();
     }
-    println!(
-        "{:16}{:>9}{:>12}{:>16}{:>8}",
-        "", "MB", "load ms", "read+pack ms", "ratio"
-    );
+    let columns = &["net", "MB", "load ms", "read+pack ms", "ratio"];
+    let mut report = Report::new("weights", columns);
     for net in nets {
-        measure(&net);
+        measure(&mut report, &net);
     }
 }
 
-fn measure(net: &str) {
+fn measure(report: &mut Report, net: &str) {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let mut graph = graph(net);
     graph.edit("weights", |g| {
@@ -57,10 +57,7 @@ fn measure(net: &str) {
         .collect();
     let (load, read) = (median(&mut rounds, |r| r.0), median(&mut rounds, |r| r.1));
     let ratio = median(&mut rounds, |r| r.0 / r.1);
-    println!(
-        "{net:16}{:9.1}{load:12.2}{read:16.2}{ratio:8.2}",
-        size as f64 / 1e6
-    );
+    report.row(net, &[size as f64 / 1e6, load, read, ratio]);
 }
 
 fn median(rounds: &mut [(f64, f64)], of: impl Fn(&(f64, f64)) -> f64) -> f64 {

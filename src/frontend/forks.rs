@@ -3,7 +3,9 @@
 //! layer type claims those that it reads, and [`unclaimed`] tells of the others.
 //!
 //! A claim is a path from the layer: a field (`pooling_param.pad_l`), a whole message
-//! (`permute_param`), or a value of an enum (`pooling_param.pool.AVE_EXC_PAD`).
+//! (`permute_param`), or a value of an enum (`pooling_param.pool.AVE_EXC_PAD`). Who claims
+//! a message claims what its fork put there: what another fork has added needs a claim of
+//! its own.
 
 use prost::Message as _;
 
@@ -79,8 +81,10 @@ struct Place {
     claim: String,
     /// The same with indices.
     path: String,
-    /// Whose message it is, if not BVLC's.
+    /// Whose message it is, if not BVLC's and not claimed.
     fork: Option<&'static str>,
+    /// Whose message it is that is claimed.
+    claimed: Option<&'static str>,
 }
 
 impl Walk<'_> {
@@ -99,10 +103,13 @@ impl Walk<'_> {
                 continue;
             };
             let field = &ty.fields[slot];
-            let inner = place.inside(field, seen[slot]);
+            let mut inner = place.inside(field, seen[slot]);
             seen[slot] += 1;
-            if told[slot] || self.claims.contains(&inner.claim.as_str()) {
+            if told[slot] {
                 continue;
+            }
+            if self.claims.contains(&inner.claim.as_str()) {
+                inner.claimed = inner.fork.take();
             }
             let before = found.len();
             self.field(field, record.payload, inner, found);
@@ -159,10 +166,12 @@ impl Place {
         if field.repeated() {
             path += &format!("[{index}]");
         }
+        let own = field.fork.as_deref();
         Place {
             claim: format!("{}{}", self.claim, field.name),
             path,
-            fork: field.fork.as_deref().or(self.fork),
+            fork: own.filter(|_| own != self.claimed).or(self.fork),
+            claimed: self.claimed,
         }
     }
 }
@@ -216,6 +225,16 @@ mod tests {
         let stride = "box_group_output_param.box_group_param.stride";
         let field = "box_group_output_param.box_group_param[1].field_h[0]";
         assert_eq!(left(text, &[stride, fg_thr]), [field]);
+    }
+
+    #[test]
+    fn who_claims_a_message_does_not_claim_what_other_forks_add() {
+        let text = "detection_output_param { num_classes: 2 save_file: 'x' has_lm: true
+            nms_param { eta: 1 soft_nms: true } }";
+        let all = "detection_output_param";
+        let [lm, soft] = [".has_lm", ".nms_param.soft_nms"].map(|f| format!("{all}{f}"));
+        assert_eq!(left(text, &[all]), [soft.as_str(), &lm]);
+        assert_eq!(left(text, &[all, &lm, &soft]), [""; 0]);
     }
 
     #[test]

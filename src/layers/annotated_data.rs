@@ -18,7 +18,6 @@ pub struct AnnotatedData {
 }
 
 impl Layer for AnnotatedData {
-    /// What else the messages say is about training and where the data is.
     fn claims() -> &'static [&'static str] {
         &["annotated_data_param", "transform_param.resize_param"]
     }

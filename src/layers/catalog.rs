@@ -32,14 +32,18 @@ impl Entry {
         let layer = schema.message("caffe.LayerParameter");
         let field = layer.field(message).expect("the table names messages");
         let ty = schema.message_of(field).expect("the table names messages");
-        let whole = self.claims.contains(&message);
+        let whole = self
+            .claims
+            .contains(&message)
+            .then(|| forks::fork_of(message));
         let mut fields = Vec::new();
         for field in &ty.fields {
             let path = format!("{message}.{}", field.name);
             let fork = forks::fork_of(&path);
             let claim = format!("{path}.");
             let claimed = |c: &&str| **c == path || c.starts_with(&claim);
-            if fork.is_none() || whole || self.claims.iter().any(claimed) {
+            let covered = fork.is_none() || whole == Some(fork);
+            if covered || self.claims.iter().any(claimed) {
                 let own = field.fork.is_some().then_some(fork).flatten();
                 fields.push((field.name.clone(), own));
             }
@@ -116,6 +120,63 @@ mod tests {
     #[test]
     fn links_become_names() {
         assert_eq!(without_links("a [`B`](super::b), [c](d)"), "a `B`, [c](d)");
+    }
+
+    /// Whether the code reads a field: `p.field`, but not `message_param.field`, which is
+    /// a path.
+    fn reads(code: &str, field: &str) -> bool {
+        let ident = |c: char| c.is_alphanumeric() || c == '_';
+        code.match_indices(field).any(|(at, _)| {
+            let before = code[..at].trim_end_matches("r#");
+            let path = before.ends_with("_param.") || before.ends_with("}.");
+            before.ends_with('.') && !path && !code[at + field.len()..].starts_with(ident)
+        })
+    }
+
+    #[test]
+    fn who_claims_a_message_reads_all_its_fields() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/layers");
+        let code = |text: &str| {
+            text.split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap()
+                .to_string()
+        };
+        // The fork's own layer does not read them.
+        let ignored = |name: &str, field: &str| {
+            let of_others = "share_location background_label_id nms_param code_type \
+                             variance_encoded_in_target";
+            name == "CenterGridOutput" && of_others.split(' ').any(|other| other == field)
+        };
+        let mut unread = Vec::new();
+        for entry in entries() {
+            let mut text = code(entry.file);
+            // With what it uses of other layers.
+            for used in entry
+                .file
+                .lines()
+                .filter_map(|l| l.strip_prefix("use super::"))
+            {
+                let module = used.split("::").next().unwrap();
+                let file = std::fs::read_to_string(format!("{folder}/{module}.rs"));
+                text += &code(&file.unwrap_or_default());
+            }
+            let schema = Schema::caffe();
+            for message in entry.claims.iter().filter(|claim| !claim.contains('.')) {
+                let field = schema.message("caffe.LayerParameter").field(message);
+                let Some(ty) = schema.message_of(field.unwrap()) else {
+                    continue;
+                };
+                for (field, _) in entry.fields(message) {
+                    let no_effect = ty.field(&field).unwrap().no_effect;
+                    let name = entry.names[0].0;
+                    if !no_effect && !ignored(name, &field) && !reads(&text, &field) {
+                        unread.push(format!("{name}: {message}.{field}"));
+                    }
+                }
+            }
+        }
+        assert_eq!(unread, [""; 0]);
     }
 
     #[test]

@@ -46,9 +46,18 @@ impl CenterGridOutput {
 
 impl Layer for CenterGridOutput {
     fn claims() -> &'static [&'static str] {
-        &["detection_output_param"]
+        &[
+            "detection_output_param",
+            "detection_output_param.net_width",
+            "detection_output_param.net_height",
+            "detection_output_param.bias_scale",
+            "detection_output_param.class_type",
+            "detection_output_param.nms_thresh",
+            "detection_output_param.has_lm",
+        ]
     }
 
+    /// What else DetectionOutput reads, the fork's layer does not.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(3..=6, 1..=1)?;
         cx.not_in_place()?;

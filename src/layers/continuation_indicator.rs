@@ -21,7 +21,10 @@ pub struct ContinuationIndicator {
 
 impl Layer for ContinuationIndicator {
     fn claims() -> &'static [&'static str] {
-        &["continuation_indicator_param"]
+        &[
+            "continuation_indicator_param",
+            "continuation_indicator_param.batch_size",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

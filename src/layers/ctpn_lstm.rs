@@ -29,23 +29,10 @@ impl Layer for CtpnLstm {
         &["lstm_param"]
     }
 
-    /// `clipping_threshold` is for gradients, `batch_size` is not read.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=2, 1..=1)?;
         cx.not_in_place()?;
         let p = param.lstm_param.clone().unwrap_or_default();
-        for (given, field) in [
-            (p.paramq.is_some(), "paramq"),
-            (p.scale_in.is_some(), "scale_in"),
-            (p.scale_out.is_some(), "scale_out"),
-            (p.a_min.is_some(), "a_min"),
-            (p.a_max.is_some(), "a_max"),
-        ] {
-            if given {
-                let field = format!("lstm_param.{field}");
-                return Err(cx.unsupported(&field, field.clone()).into());
-            }
-        }
         Ok(CtpnLstm {
             outputs: cx.positive("lstm_param.num_output", p.num_output())?,
             cont: cx.bottoms == 2,

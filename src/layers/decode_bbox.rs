@@ -18,7 +18,7 @@ pub struct DecodeBBox {
 }
 
 /// What `bbox_reg_param` says offsets were normalised by: means, then deviations, of x,
-/// y, width and height. `cls_aware` is for the layers that train.
+/// y, width and height.
 ///
 /// Errors: `Invalid` unless both are missing or four, deviations above 0.
 pub fn statistics(param: &LayerParameter, cx: &Cx) -> Result<[f32; 8]> {

@@ -36,6 +36,8 @@ pub struct DetectionOutput {
     code: CodeType,
     /// Locations are not scaled by the variances.
     encoded: bool,
+    /// Boxes are cut at 0 and 1 (OpenCV `detection_output_layer.cpp`).
+    clip: bool,
     /// Most boxes of a class before suppression, of an image after it.
     top_k: usize,
     keep_top_k: usize,
@@ -59,32 +61,15 @@ fn field(name: &str) -> String {
 
 impl DetectionOutput {
     /// What types have in common that give or take such boxes: all but the number of
-    /// bottoms. `save_output_param`, `visualize` and the like write files beside the top,
-    /// which changes nothing in it.
+    /// bottoms.
     pub(super) fn read(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.detection_output_param.clone().unwrap_or_default();
-        for (given, name) in [
-            (p.ratio_permute(), "ratio_permute"),
-            (p.tflite_detection(), "tflite_detection"),
-            (p.arm_conf_no_concat(), "arm_conf_no_concat"),
-            (p.arm_loc_no_concat(), "arm_loc_no_concat"),
-            (!p.scale_xywh.is_empty(), "scale_xywh"),
-            (!p.bias_scale.is_empty(), "bias_scale"),
-        ] {
-            if given {
-                return Err(cx.unsupported(&field(name), field(name)).into());
-            }
-        }
         cx.not_in_place()?;
         let Some(classes) = p.num_classes else {
             let message = "num_classes is missing";
             return Err(cx.invalid("detection_output_param", message).into());
         };
         let nms = p.nms_param.unwrap_or_default();
-        if nms.soft_nms() {
-            let name = field("nms_param.soft_nms");
-            return Err(cx.unsupported(&name, name.clone()).into());
-        }
         let threshold = p.nms_threshold.unwrap_or(nms.nms_threshold());
         if threshold.is_nan() || threshold < 0.0 {
             let message = format!("{threshold} must not be below 0");
@@ -106,6 +91,7 @@ impl DetectionOutput {
             background: unlimited(p.background_label_id()),
             code: p.code_type(),
             encoded: p.variance_encoded_in_target(),
+            clip: p.clip(),
             top_k: unlimited(p.top_k.or(nms.top_k).unwrap_or(-1)),
             keep_top_k: unlimited(p.keep_top_k()),
             confidence: p.confidence_threshold.unwrap_or(f32::MIN),
@@ -196,6 +182,7 @@ impl DetectionOutput {
             self.top_k,
             self.keep_top_k,
             self.bottoms,
+            usize::from(self.clip),
         ];
         (sizes, vec![self.confidence, self.nms, self.eta, self.objectness])
     }
@@ -218,7 +205,15 @@ pub(super) const FLAT: &[&str] = &["bottom 2 has a prior without width or height
 
 impl Layer for DetectionOutput {
     fn claims() -> &'static [&'static str] {
-        &["detection_output_param"]
+        &[
+            "detection_output_param",
+            "detection_output_param.objectness_score",
+            "detection_output_param.clip",
+            "detection_output_param.no_permute",
+            "detection_output_param.nbottom",
+            "detection_output_param.nms_threshold",
+            "detection_output_param.top_k",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
@@ -373,18 +368,18 @@ pub mod routine {
     }
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        if sizes.len() == 10 {
+        if sizes.len() == 11 {
             return detect(bottoms, tops, sizes, values);
         }
-        let joined = joined(bottoms, &sizes[10..], sizes[1], sizes[2]);
-        let mut sizes = sizes[..10].to_vec();
+        let joined = joined(bottoms, &sizes[11..], sizes[1], sizes[2]);
+        let mut sizes = sizes[..11].to_vec();
         sizes[9] = 3;
         detect(&joined.each_ref().map(|blob| &blob[..]), tops, &sizes, values);
     }
 
     // Of bottoms that are joined. `sizes`: images, priors, classes; whether locations are
     // shared; the background; code; whether locations are encoded with the variances; most
-    // boxes of a class and of an image; bottoms.
+    // boxes of a class and of an image; bottoms; whether boxes are cut.
     pub fn detect(
         bottoms: &[&[f32]],
         tops: &mut [&mut [f32]],
@@ -419,7 +414,11 @@ pub mod routine {
                         prior = decode(code, &prior, &variance(i), &arm[at..]);
                     }
                     flat.set(flat.get() || code != 1 && !has_extent(&prior));
-                    decode(code, &prior, &variance(i), &bottoms[0][at..])
+                    let found = decode(code, &prior, &variance(i), &bottoms[0][at..]);
+                    match sizes[10] {
+                        0 => found,
+                        _ => found.map(|x| max(min(x, 1.0), 0.0)),
+                    }
                 };
                 (0..priors).map(one).collect()
             };
@@ -522,6 +521,16 @@ mod tests {
             ..NonMaximumSuppressionParameter::default()
         };
         assert_eq!(detect(nms(equal), &THREE, &[0.5, 0.75, -1.]).len(), 3);
+    }
+
+    #[test]
+    fn boxes_are_cut_at_0_and_1() {
+        let p = DetectionOutputParameter {
+            clip: Some(true),
+            ..two_classes()
+        };
+        let got = detect(p, &[[-1., 0.25, 0.5, 2.]], &[0.5]);
+        assert_eq!(got, [[0., 1., 0.5, 0., 0.25, 0.5, 1.]]);
     }
 
     #[test]
@@ -705,15 +714,12 @@ mod tests {
         };
         let mut none = two_classes();
         none.background_label_id = Some(-1);
-        let mut lite = two_classes();
-        lite.tflite_detection = Some(true);
         for (p, field) in [
             (nms(threshold(-0.5)), "nms_param.nms_threshold"),
             (nms(threshold(f32::NAN)), "nms_param.nms_threshold"),
             (nms(eta(0.)), "nms_param.eta"),
             (nms(eta(1.5)), "nms_param.eta"),
             (none, "background_label_id"),
-            (lite, "tflite_detection"),
         ] {
             let got = refused(p);
             let want = format!("detection_output_param.{field}: ");

@@ -21,8 +21,6 @@ pub struct InnerDistance {
 }
 
 impl Layer for InnerDistance {
-    /// `bias_term` and `bias_filler` are without influence in the fork too, and
-    /// `update_center_only` matters to training only.
     fn claims() -> &'static [&'static str] {
         &["inner_distance_param"]
     }

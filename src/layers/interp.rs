@@ -78,7 +78,11 @@ impl Interp {
 
 impl Layer for Interp {
     fn claims() -> &'static [&'static str] {
-        &["interp_param"]
+        &[
+            "interp_param",
+            "interp_param.full_zoom_factor",
+            "interp_param.mode",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

@@ -93,7 +93,14 @@ const EARLY: &str = "softmax_param.normalize_type";
 impl Layer for Normalize {
     /// Whether the scale is learned, and how gradients flow, matters to training only.
     fn claims() -> &'static [&'static str] {
-        &["norm_param", "normalize_bbox_param", "normalize_param", EARLY]
+        &[
+            "norm_param",
+            "normalize_bbox_param",
+            "normalize_param",
+            EARLY,
+            "norm_param.add_eps_before_sqrt",
+            "normalize_bbox_param.add_eps_before_sqrt",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

@@ -194,7 +194,19 @@ fn refuse_unknown(p: &PriorBoxParameter, cx: &Cx) -> Result<()> {
 
 impl Layer for PriorBox {
     fn claims() -> &'static [&'static str] {
-        &["prior_box_param"]
+        &[
+            "prior_box_param",
+            "prior_box_param.faceboxes",
+            "prior_box_param.box_width",
+            "prior_box_param.box_height",
+            "prior_box_param.tf",
+            "prior_box_param.yx_order",
+            "prior_box_param.keras",
+            "prior_box_param.offset_h",
+            "prior_box_param.offset_w",
+            "prior_box_param.width",
+            "prior_box_param.height",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

@@ -51,7 +51,31 @@ pub(super) fn anchors(base: f32, ratios: &[f32], scales: &[f32]) -> Vec<[f32; 4]
 
 impl Layer for Proposal {
     fn claims() -> &'static [&'static str] {
-        &["proposal_param"]
+        &[
+            "proposal_param",
+            "proposal_param.feat_stride",
+            "proposal_param.base_size",
+            "proposal_param.min_size",
+            "proposal_param.ratio",
+            "proposal_param.scale",
+            "proposal_param.pre_nms_topn",
+            "proposal_param.post_nms_topn",
+            "proposal_param.nms_thresh",
+            "proposal_param.nms_input_num",
+            "proposal_param.nms_output_num",
+            "proposal_param.stride_h",
+            "proposal_param.stride_w",
+            "proposal_param.nms_iou_th",
+            "proposal_param.min_width",
+            "proposal_param.min_height",
+            "proposal_param.anchor",
+            "proposal_param.anchor_base_size",
+            "proposal_param.anchor_scale",
+            "proposal_param.anchor_ratio",
+            "proposal_param.max_rois",
+            "proposal_param.rpn_min_size",
+            "proposal_param.rpn_nms_thresh",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

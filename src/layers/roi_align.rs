@@ -24,7 +24,10 @@ pub struct RoiAlign {
 
 impl Layer for RoiAlign {
     fn claims() -> &'static [&'static str] {
-        &["roi_pooling_param"]
+        &[
+            "roi_pooling_param",
+            "roi_pooling_param.pad_ratio",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

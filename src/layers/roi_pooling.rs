@@ -49,7 +49,11 @@ pub fn regions(bottoms: &[Shape], cx: &Cx) -> Result<([usize; 4], usize)> {
 
 impl Layer for RoiPooling {
     fn claims() -> &'static [&'static str] {
-        &["roi_pooling_param"]
+        &[
+            "roi_pooling_param",
+            "roi_pooling_param.pooled_size",
+            "roi_pooling_param.pad_ratio",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

@@ -26,10 +26,6 @@ impl Layer for SmoothL1Loss {
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         let p = param.smooth_l1_loss_param.clone().unwrap_or_default();
-        if p.abssum.is_some() {
-            let field = "smooth_l1_loss_param.abssum";
-            return Err(cx.unsupported(field, field).into());
-        }
         // SSD's layer has no weights, and Fast R-CNN's takes one or both.
         if cx.bottoms == 3 && cx.dialect != Some(Dialect::FastRcnn) {
             let message = "takes 2 bottoms, or 4 with Fast R-CNN's weights";

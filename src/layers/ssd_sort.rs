@@ -19,7 +19,11 @@ pub struct SsdSort {
 
 impl Layer for SsdSort {
     fn claims() -> &'static [&'static str] {
-        &["detection_output_param"]
+        &[
+            "detection_output_param",
+            "detection_output_param.nms_threshold",
+            "detection_output_param.top_k",
+        ]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {

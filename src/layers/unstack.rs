@@ -1,7 +1,6 @@
 //! `Unstack` of Synopsys' fork: one bottom cut into tops along `axis`, which vanishes.
 //!
-//! Top i is what lies at i; what has no top is left out. `num` tells the fork's converter
-//! how many there are, the layer does not use it.
+//! Top i is what lies at i; what has no top is left out.
 
 use super::{Cx, Layer};
 use crate::diag::Result;

@@ -32,7 +32,7 @@ struct Clips {
 }
 
 impl Layer for VideoData {
-    /// What is claimed and not read tells where the frames are and how they are picked.
+    /// `image_data_param`'s last two tell how the frames are picked.
     fn claims() -> &'static [&'static str] {
         &[
             "video_data_param",

@@ -28,8 +28,6 @@ impl Layer for YoloDetectionOutput {
         &["yolo_detection_output_param"]
     }
 
-    /// `side` and `coords` are not read; `label_map_file` names the classes, which
-    /// changes nothing in the top.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=2, 1..=1)?;
         cx.not_in_place()?;

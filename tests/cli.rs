@@ -1017,3 +1017,28 @@ fn wrong_files_of_the_zoo() {
     }
     eprintln!("{told} wrong files, each with its message");
 }
+
+/// `ulimit -v` is a limit on addresses that Linux keeps.
+#[cfg(target_os = "linux")]
+#[test]
+fn refused_memory_is_a_message() {
+    let huge = "layer { name: 'd' type: 'Input' top: 'd' input_param { shape { dim: [1, 1, 20000, 30000] } } }
+        layer { name: 'r' type: 'ReLU' bottom: 'd' top: 'r' }";
+    let place = Place::new(&[("n.prototxt", huge)]);
+    for command in ["bench", "bench --runs 1", "bench --layers"] {
+        let exe = env!("CARGO_BIN_EXE_caffec");
+        let line = format!("ulimit -v 2000000; exec {exe} {command} n.prototxt");
+        let mut shell = Command::new("sh");
+        let output = shell
+            .current_dir(&place.0)
+            .args(["-c", &line])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains("cannot get memory for 600000000 numbers"),
+            "{told}"
+        );
+    }
+}

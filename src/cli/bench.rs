@@ -12,7 +12,7 @@ use super::talk::Progress;
 use super::{Failure, Outcome, inputs, run, worker};
 use caffec::diag;
 use caffec::diag::{Result, Sources};
-use caffec::ir::{Blob, BlobId, Graph, Tensor, Valid};
+use caffec::ir::{Blob, BlobId, Graph, Tensor, Valid, room};
 use caffec::leaf::Isa;
 use caffec::lower::Convolutions;
 use caffec::runtime::exec::{Context, Engine, Executable};
@@ -78,7 +78,7 @@ impl Setting {
         }
         model::note_stand_ins(&args.weights);
         model::fill_weights(&args.weights, &args.net, &mut graph)?;
-        let (outputs, shown) = (model::output_tensors(&graph), graph.shown());
+        let (outputs, shown) = (model::output_tensors(&graph)?, graph.shown());
         Ok(Setting {
             machine: Machine::new(graph, &args.engine, isa, threads)?,
             outputs,
@@ -124,6 +124,7 @@ fn stand_ins(
 ) -> Result<Fed> {
     wishes.fed = Some(BTreeSet::new());
     let graph = loaded.graph(&wishes, sources)?;
+    room(graph.inputs.iter().map(|&b| graph.shape(b).count()))?;
     let stand_in = |input: &BlobId| {
         let Blob { name, shape, .. } = &graph[*input];
         match graph.defaults.get(input) {
@@ -233,7 +234,7 @@ fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let mut reports = Vec::new();
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
-        let duel = Duel::new(graph, inputs, args.engine.conv.into(), isa)?;
+        let mut duel = Duel::new(graph, inputs, args.engine.conv.into(), isa)?;
         for &threads in &args.threads {
             let report = duel.fight(threads, args.runs)?;
             if !args.json {
@@ -372,7 +373,7 @@ impl Duel {
         isa: Isa,
     ) -> Result<Duel> {
         let options = |no_fuse| model::options(no_fuse, convolutions, isa, Engine::Jit);
-        let outputs = model::output_tensors(&graph);
+        let outputs = model::output_tensors(&graph)?;
         let (fused, after) = executable(graph.clone(), &options(false))?;
         let (unfused, _) = executable(graph, &options(true))?;
         let groups = chains(&after);
@@ -386,7 +387,7 @@ impl Duel {
     }
 
     /// Times both in turns.
-    fn fight(&self, threads: usize, runs: Option<usize>) -> Result<Report> {
+    fn fight(&mut self, threads: usize, runs: Option<usize>) -> Result<Report> {
         let progress = Progress::new("running");
         let groups = self.groups.len();
         let mut contexts = [
@@ -394,7 +395,6 @@ impl Duel {
             self.sides[1].exe.context(threads)?,
         ];
         let inputs: Vec<&[f32]> = self.inputs.iter().map(|t| t.data.as_slice()).collect();
-        let mut outputs = self.outputs.clone();
         let mut times = [Vec::new(), Vec::new()];
         let mut peaks = vec![fma_peak(self.isa, threads)];
         let mut begin = Instant::now();
@@ -405,7 +405,8 @@ impl Duel {
             }
             for side in 0..2 {
                 let contestant = &self.sides[side];
-                let ms = contestant.time(&mut contexts[side], &inputs, &mut outputs, groups)?;
+                let ms =
+                    contestant.time(&mut contexts[side], &inputs, &mut self.outputs, groups)?;
                 if round >= WARM_UP {
                     times[side].push(ms);
                 }

@@ -6,7 +6,7 @@ use super::{Failure, talk};
 use caffec::diag::{Diagnostic, Kind, Result, Sources, did_you_mean};
 use caffec::frontend::LayerSource;
 use caffec::frontend::proto::LayerParameter;
-use caffec::ir::{self, BlobId, Graph, Tensor, Valid};
+use caffec::ir::{self, BlobId, Graph, Tensor, Valid, room};
 use caffec::runtime::picture::{Mean, Transform};
 use caffec::runtime::tensor_file::{self, Format, Wanted, read_input};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,9 @@ pub fn feed(
         let blob = &declared[input];
         if tensors.contains_key(&blob.name) {
             continue;
+        }
+        if !args.reshape {
+            room([blob.shape.count()])?;
         }
         let Some(paths) = files.get(&blob.name) else {
             let values = declared.defaults.get(&input);

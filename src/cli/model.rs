@@ -6,7 +6,7 @@ use super::{Failure, IsaArg};
 use caffec::diag::{Diagnostic, Errors, Kind, Result, Sources, clean};
 use caffec::frontend::binary::{WeightsFile, read_blob};
 use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, load_net};
-use caffec::ir::{self, Built, Shape, Tensor, Valid};
+use caffec::ir::{self, Built, Shape, Tensor, Valid, room};
 use caffec::leaf::Isa;
 use caffec::lower::{Chains, Convolutions};
 use caffec::passes::Fuse;
@@ -332,12 +332,12 @@ pub fn executable(graph: Valid, options: &Options) -> Result<(Executable, Valid)
     Ok((exe, graph))
 }
 
-/// Zeros for all outputs, counts of others included.
-pub fn output_tensors(graph: &Valid) -> Vec<Tensor> {
-    let outputs = graph.outputs.iter();
-    outputs
-        .map(|&b| Tensor::zeros(graph.shape(b).clone()))
-        .collect()
+/// Zeros for all outputs, counts of others included. Errors: `Io` without memory for them
+/// and for the copies that are shown.
+pub fn output_tensors(graph: &Valid) -> Result<Vec<Tensor>> {
+    let shapes = graph.outputs.iter().map(|&b| graph.shape(b));
+    room(shapes.clone().map(|shape| 2 * shape.count()))?;
+    Ok(shapes.cloned().map(Tensor::zeros).collect())
 }
 
 /// Name and largest shape of each output that the user sees.

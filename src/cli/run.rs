@@ -27,7 +27,7 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
     model::note_stand_ins(&args.weights);
     model::fill_weights(&args.weights, &args.net, &mut graph)?;
     let threads = args.threads.unwrap_or_else(all_threads);
-    let (mut tensors, shown) = (model::output_tensors(&graph), graph.shown());
+    let (mut tensors, shown) = (model::output_tensors(&graph)?, graph.shown());
     let mut machine = Machine::new(graph, &args.engine, isa, threads)?;
     let progress = Progress::new("running");
     machine.run(&inputs, &mut tensors)?;

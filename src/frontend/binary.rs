@@ -259,7 +259,7 @@ impl Walk<'_> {
         for record in wire::records(bytes) {
             let record = record.map_err(|e| self.broken_net(ty, e))?;
             let field = ty.numbered(record.number);
-            if let (Some("name"), Payload::Varint(_)) = (field.map(|f| &*f.name), record.payload) {
+            if let (Some("name"), Payload::Varint(_)) = (field.map(|f| f.name), record.payload) {
                 let why = "this is no net: a solver state or an array starts like this";
                 return Err(self.error(why, 0).into());
             }
@@ -313,7 +313,7 @@ impl Walk<'_> {
                 };
                 self.named(&why, &bytes[e.offset..], &layer.name)
             })?;
-            let field = ty.numbered(record.number).map(|f| f.name.as_str());
+            let field = ty.numbered(record.number).map(|f| f.name);
             match (field, record.payload) {
                 (Some("name"), Payload::Bytes(name)) => layer.name = wire::to_utf8(name.to_vec()),
                 (Some("type"), Payload::Bytes(kind)) => layer.kind = wire::to_utf8(kind.to_vec()),
@@ -355,7 +355,7 @@ impl Walk<'_> {
             let record = record.map_err(|e| wrong(e.why, &bytes[e.offset..]))?;
             let field = match c3d {
                 true => c3d_field(record.number),
-                false => ty.numbered(record.number).map(|f| f.name.as_str()),
+                false => ty.numbered(record.number).map(|f| f.name),
             };
             let result = match (field, record.payload) {
                 (Some("shape"), Payload::Bytes(dims)) => read_dims(dims, &mut shape),
@@ -451,7 +451,7 @@ fn raw_encoding(raw_type: u64) -> Option<Encoding> {
 
 /// The message type of a net's field that holds layers.
 fn layer_type(field: &FieldType) -> Option<&'static MessageType> {
-    match field.name.as_str() {
+    match field.name {
         "layer" | "layers" => Schema::caffe().message_of(field),
         _ => None,
     }
@@ -641,7 +641,7 @@ impl<'a> Strip<'a> {
             {
                 Some(field) => self.field(field, record.payload, out)?,
                 None => {
-                    self.unknown.insert((ty.name.as_str(), record.number));
+                    self.unknown.insert((ty.name, record.number));
                 }
             }
         }

@@ -185,7 +185,7 @@ impl<'a> Binder<'a> {
             d.help("Caffe has no extensions")
         } else if matches!(before.last(), Some(b'"' | b'\'')) {
             d.help("the quote before it ends the string: does it stand in the wrong place?")
-        } else if let Some(near) = did_you_mean(name, ty.fields.iter().map(|f| f.name.as_str())) {
+        } else if let Some(near) = did_you_mean(name, ty.fields.iter().map(|f| f.name)) {
             d.help(format!("did you mean `{near}`?"))
         } else if let Some(outer) = around {
             d.help(format!(

@@ -57,11 +57,11 @@ pub fn fork_of(claim: &str) -> Option<&'static str> {
         match ty? {
             ValueType::Message(index) => {
                 let field = schema.message_at(index).field(part)?;
-                fork = field.fork.as_deref().or(fork);
+                fork = field.fork.or(fork);
                 ty = Some(field.kind);
             }
             ValueType::Enum(index) => {
-                fork = schema.enum_at(index).named(part)?.fork.as_deref().or(fork);
+                fork = schema.enum_at(index).named(part)?.fork.or(fork);
                 ty = None;
             }
             _ => return None,
@@ -137,12 +137,12 @@ impl Walk<'_> {
             }
             (ValueType::Enum(index), Payload::Varint(number)) => {
                 let known = Schema::caffe().enum_at(index).numbered(number as i32);
-                if let Some((known, fork)) = known.and_then(|v| Some((v, v.fork.as_deref()?))) {
+                if let Some((known, fork)) = known.and_then(|v| Some((v, v.fork?))) {
                     let claim = format!("{}.{}", place.claim, known.name);
                     if self.claims.contains(&claim.as_str()) {
                         return;
                     }
-                    value = Some(known.name.as_str());
+                    value = Some(known.name);
                     place.fork = Some(fork);
                 }
             }
@@ -166,7 +166,7 @@ impl Place {
         if field.repeated() {
             path += &format!("[{index}]");
         }
-        let own = field.fork.as_deref();
+        let own = field.fork;
         Place {
             claim: format!("{}{}", self.claim, field.name),
             path,

@@ -1,40 +1,41 @@
 //! The message types of `proto/caffe.proto`, as data: what the binding of text, the
 //! printing and the walks over binary files are driven by.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
-
 use prost::encoding::WireType;
-use prost_reflect::{
-    Cardinality, DescriptorPool, DynamicMessage, Kind as ProtoKind, MessageDescriptor, Value,
-};
 
 use super::wire::Payload;
 
-/// Message and enum types, by index and by name.
+/// Message and enum types, by index; messages by name, too.
 pub struct Schema {
-    messages: Vec<MessageType>,
-    enums: Vec<EnumType>,
-    by_name: HashMap<String, usize>,
+    messages: &'static [MessageType],
+    enums: &'static [EnumType],
 }
 
 pub struct MessageType {
     /// With package, such as `caffe.NetParameter`.
-    pub name: String,
+    pub name: &'static str,
     /// In the order of their numbers.
-    pub fields: Vec<FieldType>,
-    by_name: HashMap<String, usize>,
+    pub fields: &'static [FieldType],
+    /// Indices of the fields in the order of their names.
+    by_name: &'static [usize],
 }
 
 pub struct FieldType {
-    pub name: String,
+    pub name: &'static str,
     pub number: u32,
-    pub cardinality: Cardinality,
+    cardinality: Cardinality,
     pub kind: ValueType,
     /// The fork of Caffe that has the field, if BVLC's has not.
-    pub fork: Option<String>,
+    pub fork: Option<&'static str>,
     /// Has no influence on what is computed in phase TEST.
     pub no_effect: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Cardinality {
+    Optional,
+    Required,
+    Repeated,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,78 +55,33 @@ pub enum ValueType {
 }
 
 pub struct EnumType {
-    values: Vec<EnumValue>,
+    values: &'static [EnumValue],
 }
 
 pub struct EnumValue {
-    pub name: String,
+    pub name: &'static str,
     pub number: i32,
     /// As [`FieldType::fork`].
-    pub fork: Option<String>,
+    pub fork: Option<&'static str>,
 }
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/caffe.descriptor"));
-    Schema::new(&DescriptorPool::decode(bytes.as_slice()).expect("build.rs wrote the descriptor"))
-});
+/// What `build.rs` makes of `proto/caffe.proto`: messages and enums in the order of their
+/// names.
+mod tables {
+    use super::{Cardinality, EnumType, EnumValue, FieldType, MessageType, ValueType};
+
+    include!(concat!(env!("OUT_DIR"), "/schema.rs"));
+}
+
+static SCHEMA: Schema = Schema {
+    messages: tables::MESSAGES,
+    enums: tables::ENUMS,
+};
 
 impl Schema {
     /// That of `proto/caffe.proto`.
     pub fn caffe() -> &'static Schema {
         &SCHEMA
-    }
-
-    fn new(pool: &DescriptorPool) -> Self {
-        let indices = |names: Vec<&str>| -> HashMap<String, usize> {
-            let named = names.into_iter().enumerate();
-            named.map(|(i, name)| (name.to_string(), i)).collect()
-        };
-        let ours = |package: &str| package == "caffe";
-        let messages: Vec<_> = pool
-            .all_messages()
-            .filter(|m| ours(m.package_name()))
-            .collect();
-        let enums: Vec<_> = pool
-            .all_enums()
-            .filter(|e| ours(e.package_name()))
-            .collect();
-        let by_name = indices(messages.iter().map(MessageDescriptor::full_name).collect());
-        let enum_by_name = indices(enums.iter().map(|e| e.full_name()).collect());
-        let message = |m: &MessageDescriptor| {
-            let mut fields: Vec<_> = m.fields().collect();
-            fields.sort_by_key(|f| f.number());
-            let field = |f: &prost_reflect::FieldDescriptor| FieldType {
-                name: f.name().to_string(),
-                number: f.number(),
-                cardinality: f.cardinality(),
-                kind: value_type(&f.kind(), &by_name, &enum_by_name),
-                fork: text_option(pool, "caffe.fork", &f.options()),
-                no_effect: option(pool, "caffe.no_effect", &f.options())
-                    .is_some_and(|value| value.as_bool() == Some(true)),
-            };
-            MessageType {
-                name: m.full_name().to_string(),
-                by_name: indices(fields.iter().map(|f| f.name()).collect()),
-                fields: fields.iter().map(field).collect(),
-            }
-        };
-        Schema {
-            messages: messages.iter().map(message).collect(),
-            enums: enums
-                .iter()
-                .map(|e| EnumType {
-                    values: e
-                        .values()
-                        .map(|v| EnumValue {
-                            name: v.name().to_string(),
-                            number: v.number(),
-                            fork: text_option(pool, "caffe.fork_value", &v.options()),
-                        })
-                        .collect(),
-                })
-                .collect(),
-            by_name,
-        }
     }
 
     /// The message type called `name` with its package, which must exist.
@@ -135,7 +91,8 @@ impl Schema {
 
     /// Its index.
     pub fn index(&self, name: &str) -> usize {
-        self.by_name[name]
+        let found = self.messages.binary_search_by_key(&name, |m| m.name);
+        found.expect("a message type of caffe.proto")
     }
 
     /// The message type that [`ValueType::Message`] names.
@@ -157,38 +114,6 @@ impl Schema {
     }
 }
 
-/// What the option called `name` says of a field or value, if it says anything.
-fn option(pool: &DescriptorPool, name: &str, options: &DynamicMessage) -> Option<Value> {
-    let option = pool.get_extension_by_name(name)?;
-    let given = options.has_extension(&option);
-    given.then(|| options.get_extension(&option).into_owned())
-}
-
-fn text_option(pool: &DescriptorPool, name: &str, options: &DynamicMessage) -> Option<String> {
-    let value = option(pool, name, options)?;
-    value.as_str().map(str::to_string)
-}
-
-fn value_type(
-    kind: &ProtoKind,
-    messages: &HashMap<String, usize>,
-    enums: &HashMap<String, usize>,
-) -> ValueType {
-    match kind {
-        ProtoKind::Int32 => ValueType::Int32,
-        ProtoKind::Int64 => ValueType::Int64,
-        ProtoKind::Uint32 => ValueType::Uint32,
-        ProtoKind::Float => ValueType::Float,
-        ProtoKind::Double => ValueType::Double,
-        ProtoKind::Bool => ValueType::Bool,
-        ProtoKind::String => ValueType::String,
-        ProtoKind::Bytes => ValueType::Bytes,
-        ProtoKind::Enum(e) => ValueType::Enum(enums[e.full_name()]),
-        ProtoKind::Message(m) => ValueType::Message(messages[m.full_name()]),
-        other => unreachable!("caffe.proto has no {other:?}"),
-    }
-}
-
 impl MessageType {
     pub fn field(&self, name: &str) -> Option<&FieldType> {
         self.slot(name).map(|i| &self.fields[i])
@@ -196,7 +121,9 @@ impl MessageType {
 
     /// Index in `fields` of the field called `name`.
     pub fn slot(&self, name: &str) -> Option<usize> {
-        self.by_name.get(name).copied()
+        let of = |&slot: &usize| self.fields[slot].name;
+        let found = self.by_name.binary_search_by_key(&name, of).ok()?;
+        Some(self.by_name[found])
     }
 
     pub fn numbered(&self, number: u32) -> Option<&FieldType> {
@@ -218,7 +145,7 @@ impl MessageType {
 
     /// Without the package.
     pub fn short_name(&self) -> &str {
-        self.name.rsplit('.').next().unwrap_or(&self.name)
+        self.name.rsplit('.').next().unwrap_or(self.name)
     }
 }
 
@@ -270,17 +197,17 @@ impl ValueType {
 
 impl EnumType {
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.iter().map(|value| value.name.as_str())
+        self.values.iter().map(|value| value.name)
     }
 
     /// Names that BVLC's Caffe knows.
     pub fn bvlc_names(&self) -> impl Iterator<Item = &str> {
         let bvlc = self.values.iter().filter(|value| value.fork.is_none());
-        bvlc.map(|value| value.name.as_str())
+        bvlc.map(|value| value.name)
     }
 
     pub fn name_of(&self, number: i32) -> Option<&str> {
-        self.numbered(number).map(|value| value.name.as_str())
+        self.numbered(number).map(|value| value.name)
     }
 
     pub fn number_of(&self, name: &str) -> Option<i32> {

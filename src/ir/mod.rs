@@ -30,5 +30,5 @@ pub use graph::{
 };
 pub use pointwise::{Broadcast, Pointwise};
 pub use shape::Shape;
-pub use tensor::{FloatData, Tensor};
+pub use tensor::{FloatData, Tensor, room};
 pub use valid::Valid;

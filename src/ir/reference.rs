@@ -1,6 +1,6 @@
 //! The reference engine: each node by its layer's naive loops, in order.
 
-use super::{Activation, BlobId, Epilogue, Graph, Node, Tensor};
+use super::{Activation, BlobId, Epilogue, FloatData, Graph, Node, Tensor, room};
 use crate::diag::{Diagnostic, Result};
 use std::collections::BTreeMap;
 
@@ -29,6 +29,13 @@ pub fn run_on(
     for blob in reads.chain(wanted) {
         left[blob.0 as usize] += 1;
     }
+    room(
+        graph
+            .inputs
+            .iter()
+            .chain(wanted)
+            .map(|&b| graph.shape(b).count()),
+    )?;
     let mut values: Vec<Option<Tensor>> = vec![None; graph.blobs.len()];
     for (&blob, tensor) in graph.inputs.iter().zip(checked(graph, inputs)?) {
         values[blob.0 as usize] = Some(tensor.clone());
@@ -86,6 +93,9 @@ fn run_node(
         true => (&bottoms[..bottoms.len() - 1], bottoms.last().copied()),
         false => (&bottoms[..], None),
     };
+    let made = node.tops.iter().map(|&top| graph.shape(top).count());
+    let data = node.params.iter().filter_map(|&id| graph[id].data.as_ref());
+    room(made.chain(data.map(FloatData::len)))?;
     let params = params(graph, node)?;
     let params: Vec<&Tensor> = params.iter().collect();
     let zeros = |&top: &BlobId| Tensor::zeros(graph.shape(top).clone());

@@ -1,6 +1,7 @@
 //! Values: plain tensors, and parameter data that may still lie in a mapped file.
 
 use super::Shape;
+use crate::diag::{Diagnostic, Kind, Result};
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -37,6 +38,18 @@ impl Tensor {
         assert_eq!(shape.count(), data.len(), "values for a shape of {shape}");
         Tensor { shape, data }
     }
+}
+
+/// Asks the system for memory for so many numbers and gives it back: what then makes
+/// tensors of a size that a file tells would end the program where it is refused.
+/// Errors: `Io`, if it is.
+pub fn room(numbers: impl IntoIterator<Item = usize>) -> Result<()> {
+    let numbers = numbers.into_iter().fold(0, usize::saturating_add);
+    let refused = Vec::<f32>::new().try_reserve_exact(numbers);
+    Ok(refused.map_err(|why| {
+        let message = format!("cannot get memory for {numbers} numbers: {why}");
+        Diagnostic::new(Kind::Io, message)
+    })?)
 }
 
 /// A source of floats that is decoded only when somebody asks: mapped weights
@@ -93,5 +106,20 @@ impl FloatData {
 impl fmt::Debug for FloatData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} floats", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_refused_not_an_abort() {
+        assert!(room([1, 2]).is_ok());
+        let error = room([usize::MAX, 2]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot get memory for 18446744073709551615"),
+            "{error}"
+        );
     }
 }

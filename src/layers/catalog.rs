@@ -37,7 +37,7 @@ impl Entry {
             .contains(&message)
             .then(|| forks::fork_of(message));
         let mut fields = Vec::new();
-        for field in &ty.fields {
+        for field in ty.fields {
             let path = format!("{message}.{}", field.name);
             let fork = forks::fork_of(&path);
             let claim = format!("{path}.");
@@ -45,7 +45,7 @@ impl Entry {
             let covered = fork.is_none() || whole == Some(fork);
             if covered || self.claims.iter().any(claimed) {
                 let own = field.fork.is_some().then_some(fork).flatten();
-                fields.push((field.name.clone(), own));
+                fields.push((field.name.to_string(), own));
             }
         }
         fields

@@ -22,7 +22,7 @@ pub fn run(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let mut reports = Vec::new();
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
-        let mut outputs = model::output_tensors(&graph);
+        let mut outputs = model::output_tensors(&graph)?;
         let options = model::options(
             args.engine.no_fuse,
             args.engine.conv.into(),

@@ -32,6 +32,8 @@ type TileFn = unsafe extern "C" fn(
     usize,
     usize,
     f32,
+    *const f32,
+    usize,
 );
 
 type DepthwiseFn = unsafe extern "C" fn(
@@ -295,6 +297,8 @@ impl<'a> Plan<'a> {
                             16,
                             1,
                             0.0,
+                            NULL,
+                            0,
                         );
                     }
                 }

@@ -325,7 +325,7 @@ fn addresses(body: &[Stmt]) -> Vec<&Addr> {
             }
             Stmt::Routine(call) => found.extend(call.operands().map(|(addr, _)| addr)),
             Stmt::Call { args, .. } => found.extend(args.iter().filter_map(|arg| match arg {
-                Arg::Addr(addr) => Some(addr),
+                Arg::Addr(addr) | Arg::Ahead(addr) => Some(addr),
                 _ => None,
             })),
         });
@@ -735,7 +735,7 @@ impl Emitter<'_, '_> {
 
     fn argument(&mut self, arg: &Arg) -> Value {
         match arg {
-            Arg::Addr(addr) => self.address(addr),
+            Arg::Addr(addr) | Arg::Ahead(addr) => self.address(addr),
             Arg::Null => self.int(0),
             Arg::Table(id) => self.table(*id),
             Arg::Len(n) => self.int(*n as i64),

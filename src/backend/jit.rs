@@ -291,7 +291,9 @@ fn step_signature(module: &JITModule) -> Signature {
 fn leaf_signature(module: &JITModule, leaf: Leaf) -> Signature {
     let mut signature = module.make_signature();
     let param = |&(_, param): &(&str, Param)| match param {
-        Param::Src | Param::Dst | Param::Table | Param::Len => AbiParam::new(types::I64),
+        Param::Src | Param::Dst | Param::Ahead | Param::Table | Param::Len => {
+            AbiParam::new(types::I64)
+        }
         Param::F32 => AbiParam::new(types::F32),
     };
     signature.params = leaf.params().iter().map(param).collect();

@@ -166,7 +166,7 @@ fn affine(a: &Affine) -> String {
 
 fn arg(a: &Arg) -> String {
     match a {
-        Arg::Addr(a) => addr(a),
+        Arg::Addr(a) | Arg::Ahead(a) => addr(a),
         Arg::Null => "null".to_string(),
         Arg::Table(id) => id.to_string(),
         Arg::Len(n) => n.to_string(),

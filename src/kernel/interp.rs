@@ -113,7 +113,7 @@ impl Machine<'_> {
 
     fn argument(&self, arg: &Arg) -> Value {
         match arg {
-            Arg::Addr(addr) => Value::Ptr(self.pointer(addr)),
+            Arg::Addr(addr) | Arg::Ahead(addr) => Value::Ptr(self.pointer(addr)),
             Arg::Null => Value::Ptr(std::ptr::null_mut()),
             Arg::Table(id) => Value::Table(self.program.tables[id.0 as usize].as_ptr()),
             Arg::Len(n) => Value::Len(*n),

@@ -209,8 +209,10 @@ impl RoutineCall {
 pub enum Arg {
     /// For `Src` and `Dst` parameters.
     Addr(Addr),
-    /// For `Src` and `Dst` parameters that may be absent.
+    /// For `Src` and `Dst` parameters that may be absent, and for `Ahead`.
     Null,
+    /// For `Ahead` parameters.
+    Ahead(Addr),
     Table(TableId),
     Len(usize),
     F32(f32),

@@ -16,6 +16,8 @@
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod layout;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod lrn;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod plain;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod tile;
@@ -121,7 +123,9 @@ pub enum Leaf {
     /// `px` is the pixel stride of the source when known ahead (0: read from the
     /// argument `src_px`); `taps` is 16 for a blocked source or 0: read from the
     /// argument `taps` (rows of kernel taps in a planar source). What is known ahead is
-    /// not read from the argument. `residual` may be `dst`; at least one segment.
+    /// not read from the argument. `residual` may be `dst`; at least one segment. With
+    /// each segment of a blocked source, the next `ahead_step` elements from `ahead` on are
+    /// fetched into the second-level cache, where a later tile will look for its weights.
     /// Which shapes there are: [`tile_blocks`], [`max_pixels`], [`tile_strides`].
     Tile { mr: u8, nb: u8, px: u8, taps: u8 },
     /// Depthwise convolution of one channel block: `mr` pixels,
@@ -188,6 +192,9 @@ pub enum Param {
     Src,
     /// `*mut f32`.
     Dst,
+    /// `*const f32`, may be null: what will be read later. Nothing is read there, and it
+    /// may lie outside its buffer.
+    Ahead,
     /// `*const i32`: a constant table of the program.
     Table,
     /// `usize`.
@@ -200,7 +207,7 @@ impl Leaf {
     /// Names and kinds of the arguments, in order. The leaf's Rust function is
     /// `unsafe extern "C"` with exactly these.
     pub fn params(self) -> &'static [(&'static str, Param)] {
-        use Param::{Dst, F32, Len, Src, Table};
+        use Param::{Ahead, Dst, F32, Len, Src, Table};
         match self {
             Leaf::Tile { .. } => &[
                 ("src", Src),
@@ -219,6 +226,8 @@ impl Leaf {
                 ("dst_px", Len),
                 ("act", Len),
                 ("slope", F32),
+                ("ahead", Ahead),
+                ("ahead_step", Len),
             ],
             Leaf::Depthwise { .. } => &[
                 ("src", Src),

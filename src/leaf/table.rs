@@ -1,6 +1,6 @@
 //! The functions behind the leaves: which exist, their names, addresses and sources.
 
-use super::{Function, Isa, Leaf, Param, layout, plain, tile, vector, winograd};
+use super::{Function, Isa, Leaf, Param, layout, lrn, plain, tile, vector, winograd};
 use std::fmt;
 use std::str::FromStr;
 
@@ -75,6 +75,11 @@ const WINOGRAD: &[(&str, &str)] = &[TILE[0], ("winograd", include_str!("winograd
 const LAYOUT: &[(&str, &str)] = &[("layout", include_str!("layout.rs"))];
 const MATH: (&str, &str) = ("math", include_str!("math.rs"));
 const VECTOR: &[(&str, &str)] = &[MATH, ("vector", include_str!("vector.rs"))];
+const LRN: &[(&str, &str)] = &[
+    MATH,
+    ("tile", include_str!("tile.rs")),
+    ("lrn", include_str!("lrn.rs")),
+];
 const PLAIN: &[(&str, &str)] = &[MATH, ("plain", include_str!("plain.rs"))];
 
 /// Numbers of channel blocks that tiles of this ISA come in, the largest first.
@@ -288,7 +293,7 @@ impl Leaf {
             Leaf::Fill => Some(layout::fill as *const ()),
             Leaf::Copy => Some(layout::copy_rows as *const ()),
             Leaf::Unary(function) => unary_function(function, isa),
-            Leaf::Lrn => by_isa!(isa, lrn_avx512, lrn_avx2, lrn_portable),
+            Leaf::Lrn => by_isa!(isa, lrn, lrn_avx512, lrn_avx2, lrn_portable,),
             Leaf::Softmax => by_isa!(isa, softmax_avx512, softmax_avx2, softmax_portable),
             Leaf::ArgMax => Some(plain::argmax as *const ()),
             Leaf::SoftmaxLoss => Some(plain::softmax_loss as *const ()),
@@ -340,7 +345,7 @@ impl Leaf {
             Leaf::Fill => (LAYOUT, "layout::fill".to_string()),
             Leaf::Copy => (LAYOUT, "layout::copy_rows".to_string()),
             Leaf::Unary(function) => (VECTOR, format!("vector::{}_{isa}", function.name())),
-            Leaf::Lrn => (VECTOR, format!("vector::lrn_{isa}")),
+            Leaf::Lrn => (LRN, format!("lrn::lrn_{isa}")),
             Leaf::Softmax => (VECTOR, format!("vector::softmax_{isa}")),
             Leaf::ArgMax => (PLAIN, "plain::argmax".to_string()),
             Leaf::SoftmaxLoss => (PLAIN, "plain::softmax_loss".to_string()),
@@ -381,7 +386,7 @@ impl Leaf {
                 }
             }};
         }
-        // S: source, D: destination, T: table, L: length, F: number.
+        // S: source (or ahead), D: destination, T: table, L: length, F: number.
         macro_rules! kind {
             (S) => { *const f32 };
             (D) => { *mut f32 };
@@ -390,7 +395,7 @@ impl Leaf {
             (F) => { f32 };
         }
         match self {
-            Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F),
+            Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F S L),
             Leaf::Depthwise { .. } => call!(S S S S S D T L L L L F),
             Leaf::ToPoints { .. } => call!(S D L L L L),
             Leaf::FromPoints { .. } => call!(S S S S D L L L L L L L F),

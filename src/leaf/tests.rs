@@ -79,15 +79,17 @@ enum Given<'a> {
     /// Fresh memory, of which exactly these elements hold values between −1 and 1.
     Exactly(&'a [i64]),
     Null,
+    /// No memory.
+    Nowhere,
     Table(&'a [i32]),
     Len(usize),
     F32(f32),
 }
-use Given::{Exactly, F32, Len, Null, Out, Same, Table, Units, Values};
+use Given::{Exactly, F32, Len, Nowhere, Null, Out, Same, Table, Units, Values};
 
 fn info<'a>(given: &Given<'a>) -> ArgInfo<'a> {
     match *given {
-        Values(_) | Units(_) | Out | Same(_) | Exactly(_) => ArgInfo::Ptr,
+        Values(_) | Units(_) | Out | Same(_) | Exactly(_) | Nowhere => ArgInfo::Ptr,
         Null => ArgInfo::Null,
         Table(t) => ArgInfo::Table(t),
         Len(n) => ArgInfo::Len(n),
@@ -142,6 +144,7 @@ fn run(leaf: Leaf, isa: Isa, given: Vec<Given>) -> (Vec<Memory>, Vec<Memory>) {
             Values(_) | Units(_) | Out | Exactly(_) => Value::Ptr(pointers[arg]),
             Same(a) => Value::Ptr(pointers[a]),
             Null => Value::Ptr(std::ptr::null_mut()),
+            Nowhere => Value::Ptr(std::ptr::without_provenance_mut(1 << 40)),
             Table(t) => Value::Table(t.as_ptr()),
             Len(n) => Value::Len(n),
             F32(v) => Value::F32(v),
@@ -296,6 +299,8 @@ fn check_tile(isa: Isa, (mr, nb, px, taps): (u8, u8, u8, u8), after: After) {
             Len(dst_px),
             Len(after.act as usize),
             F32(after.slope),
+            Nowhere,
+            Len(48),
         ],
     );
     for (j, m, n) in indices(nb, mr) {
@@ -841,7 +846,7 @@ fn powers_follow_c() {
 fn lrn_follows_caffe() {
     for isa in isas() {
         for (channels, size) in [(1, 1), (5, 3), (16, 5), (17, 5), (40, 7), (3, 9)] {
-            for (beta, k) in [(0.75, 1.0), (0.5, 2.0)] {
+            for (beta, k) in [(0.75, 1.0), (0.75, 0.0), (0.5, 2.0)] {
                 for in_place in [false, true] {
                     check_lrn(isa, channels, size, beta, k, in_place);
                 }
@@ -1170,7 +1175,7 @@ fn contracts_are_checked_without_overflow() {
                 .iter()
                 .map(|&(_, param)| match param {
                     Param::Src | Param::Dst if random.below(16) == 0 => ArgInfo::Null,
-                    Param::Src | Param::Dst => ArgInfo::Ptr,
+                    Param::Src | Param::Dst | Param::Ahead => ArgInfo::Ptr,
                     Param::Table => ArgInfo::Table(&table),
                     Param::Len => {
                         ArgInfo::Len(sizes[random.below(11).min(random.below(11)) as usize])

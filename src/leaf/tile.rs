@@ -7,10 +7,14 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
-    _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m512, _CMP_GE_OQ, _CMP_LE_OQ, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps,
+    _mm256_and_ps, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_storeu_ps,
+    _mm256_sub_epi32, _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
@@ -19,6 +23,8 @@ pub trait Block: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    // Has 16 elements fetched into the second-level cache, where the CPU can.
+    fn fetch(_from: *const f32) {}
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -28,6 +34,10 @@ pub trait Block: Copy {
     unsafe fn max_zero(self) -> Self;
     // 0 < self ? 0 : self.
     unsafe fn min_zero(self) -> Self;
+    // The number whose bits are `bits`, less a quarter of this one's bits.
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self;
+    // Whether all are at least `low` and at most `high`.
+    unsafe fn all_between(self, low: f32, high: f32) -> bool;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -47,6 +57,10 @@ impl Block for Avx512 {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    fn fetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -72,6 +86,22 @@ impl Block for Avx512 {
     unsafe fn min_zero(self) -> Self {
         unsafe { Avx512(_mm512_min_ps(_mm512_setzero_ps(), self.0)) }
     }
+    #[inline(always)]
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self {
+        unsafe {
+            let quarter = _mm512_srli_epi32::<2>(_mm512_castps_si512(self.0));
+            let difference = _mm512_sub_epi32(_mm512_set1_epi32(bits as i32), quarter);
+            Avx512(_mm512_castsi512_ps(difference))
+        }
+    }
+    #[inline(always)]
+    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+        unsafe {
+            let above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, _mm512_set1_ps(low));
+            let below = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, _mm512_set1_ps(high));
+            above & below == 0xffff
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -94,6 +124,10 @@ impl Block for Avx2 {
             _mm256_storeu_ps(to, self.0);
             _mm256_storeu_ps(to.add(8), self.1);
         }
+    }
+    #[inline(always)]
+    fn fetch(from: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -143,6 +177,27 @@ impl Block for Avx2 {
         unsafe {
             let zero = _mm256_setzero_ps();
             Avx2(_mm256_min_ps(zero, self.0), _mm256_min_ps(zero, self.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self {
+        unsafe {
+            let bits = _mm256_set1_epi32(bits as i32);
+            let quarter = |x| _mm256_srli_epi32::<2>(_mm256_castps_si256(x));
+            let from = |x| _mm256_castsi256_ps(_mm256_sub_epi32(bits, quarter(x)));
+            Avx2(from(self.0), from(self.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+        unsafe {
+            let (low, high) = (_mm256_set1_ps(low), _mm256_set1_ps(high));
+            let between = |x| {
+                let above = _mm256_cmp_ps::<_CMP_GE_OQ>(x, low);
+                let below = _mm256_cmp_ps::<_CMP_LE_OQ>(x, high);
+                _mm256_movemask_ps(_mm256_and_ps(above, below))
+            };
+            between(self.0) & between(self.1) == 0xff
         }
     }
 }
@@ -196,6 +251,19 @@ impl Block for Portable {
     #[inline(always)]
     unsafe fn min_zero(self) -> Self {
         self.zip(self, |v, _| if 0.0 < v { 0.0 } else { v })
+    }
+    #[inline(always)]
+    unsafe fn quarter_bits_from(self, bits: u32) -> Self {
+        Portable(
+            self.0
+                .map(|x| f32::from_bits(bits.wrapping_sub(x.to_bits() >> 2))),
+        )
+    }
+    #[inline(always)]
+    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+        self.0
+            .iter()
+            .fold(true, |all, &x| all & (x >= low) & (x <= high))
     }
 }
 
@@ -331,12 +399,19 @@ macro_rules! leaves {
             dst_px: usize,
             act: usize,
             slope: f32,
+            ahead: *const f32,
+            ahead_step: usize,
         ) {
             let px = if PX == 0 { src_px } else { PX };
             let segment = if TAPS == 0 { taps } else { TAPS } * 16;
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
                 for s in 0..segments {
+                    let mut fetched = 0;
+                    while TAPS > 0 && fetched < ahead_step {
+                        <$block>::fetch(ahead.wrapping_add(s * ahead_step + fetched));
+                        fetched += 16;
+                    }
                     accumulate::<$block, MR, NB, TAPS>(
                         &mut acc,
                         src.offset(*offsets.add(s) as isize),

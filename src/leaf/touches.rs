@@ -108,8 +108,10 @@ impl<'a> Touches<'a> {
         for (&(name, param), arg) in params.iter().zip(args) {
             let fits = matches!(
                 (param, arg),
-                (Param::Src | Param::Dst, ArgInfo::Ptr | ArgInfo::Null)
-                    | (Param::Table, ArgInfo::Table(_))
+                (
+                    Param::Src | Param::Dst | Param::Ahead,
+                    ArgInfo::Ptr | ArgInfo::Null
+                ) | (Param::Table, ArgInfo::Table(_))
                     | (Param::Len, ArgInfo::Len(_))
                     | (Param::F32, ArgInfo::F32(_))
             );

@@ -1,4 +1,4 @@
-// Element-wise functions, LRN and softmax: plain Rust that the compiler vectorises,
+// Element-wise functions and softmax: plain Rust that the compiler vectorises,
 // one copy per instruction set. Nothing is fused, so all copies compute the same bits.
 
 use super::math::{exp, exp_m1, ln, pow, softplus, tanh};
@@ -117,112 +117,6 @@ unsafe fn mish(src: *const f32, dst: *mut f32, len: usize, _a: f32, _b: f32, _c:
     unsafe { map(src, dst, len, |x| x * (tanh(softplus(f64::from(x))) as f32)) }
 }
 
-// x^−beta
-#[inline(always)]
-fn inverse_powers(mut v: Lanes, beta: f32) -> Lanes {
-    if beta == 0.75 {
-        let mut root = [0.0; 16];
-        for (r, x) in root.iter_mut().zip(&v) {
-            *r = x.sqrt();
-        }
-        for (x, r) in v.iter_mut().zip(&root) {
-            *x = 1.0 / (*r * r.sqrt());
-        }
-    } else {
-        for x in &mut v {
-            *x = pow(*x, -beta);
-        }
-    }
-    v
-}
-
-// Lanes of the block that starts at channel `first` beyond the last channel to zero.
-#[inline(always)]
-fn without_tail(mut v: Lanes, first: usize, channels: usize) -> Lanes {
-    for (lane, x) in v.iter_mut().enumerate() {
-        *x = if first + lane < channels { *x } else { 0.0 };
-    }
-    v
-}
-
-// The squares of a pixel's channels, block by block.
-#[inline(always)]
-unsafe fn squares(src: *const f32, stride: usize, channels: usize, to: *mut f32) {
-    let mut first = 0;
-    while first < channels {
-        unsafe {
-            let mut v = without_tail(load(src.add(first / 16 * stride), 16), first, channels);
-            for x in &mut v {
-                *x *= *x;
-            }
-            store(&v, to.add(first), 16);
-        }
-        first += 16;
-    }
-}
-
-// Caffe's LRN across channels (lrn_layer.cpp) on neighbouring pixels of a blocked blob.
-#[inline(always)]
-unsafe fn lrn(
-    src: *const f32,
-    dst: *mut f32,
-    scratch: *mut f32,
-    channels: usize,
-    pixels: usize,
-    src_block_stride: usize,
-    dst_block_stride: usize,
-    size: usize,
-    alpha: f32,
-    beta: f32,
-    k: f32,
-    in_place: usize,
-) {
-    // Squares of two pixels with zeros around: those of the next pixel are written
-    // before this one's are summed, or each sum would wait for its stores.
-    let half = channels.div_ceil(16) * 16 + size;
-    for i in 0..2 * half {
-        unsafe { *scratch.add(i) = 0.0 };
-    }
-    unsafe { squares(src, src_block_stride, channels, scratch.add(size / 2)) };
-    for pixel in 0..pixels {
-        unsafe {
-            if pixel + 1 < pixels {
-                let to = scratch.add((pixel + 1) % 2 * half + size / 2);
-                squares(src.add((pixel + 1) * 16), src_block_stride, channels, to);
-            }
-            let window = scratch.add(pixel % 2 * half);
-            let src = src.add(pixel * 16);
-            let dst = dst.add(pixel * 16);
-            let mut first = 0;
-            while first < channels {
-                let mut sum = [0.0f32; 16];
-                for i in 0..size {
-                    let square = load(window.add(first + i), 16);
-                    for (s, q) in sum.iter_mut().zip(&square) {
-                        *s += *q;
-                    }
-                }
-                for s in &mut sum {
-                    *s = k + alpha * *s;
-                }
-                let factor = inverse_powers(sum, beta);
-                // In place, Caffe writes the factor over its input before it multiplies.
-                let mut v = if in_place == 1 {
-                    factor
-                } else {
-                    load(src.add(first / 16 * src_block_stride), 16)
-                };
-                for (x, f) in v.iter_mut().zip(&factor) {
-                    *x *= *f;
-                }
-                let v = without_tail(v, first, channels);
-                store(&v, dst.add(first / 16 * dst_block_stride), 16);
-                first += 16;
-            }
-        }
-    }
-}
-
 // Softmax of `channels` neighbouring elements.
 #[inline(always)]
 unsafe fn softmax_row(src: *const f32, dst: *mut f32, channels: usize) {
@@ -330,9 +224,5 @@ leaf!(swish(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
     -> swish_avx512, swish_avx2, swish_portable);
 leaf!(mish(src: *const f32, dst: *mut f32, len: usize, a: f32, b: f32, c: f32)
     -> mish_avx512, mish_avx2, mish_portable);
-leaf!(lrn(src: *const f32, dst: *mut f32, scratch: *mut f32, channels: usize, pixels: usize,
-        src_block_stride: usize, dst_block_stride: usize, size: usize,
-        alpha: f32, beta: f32, k: f32, in_place: usize)
-    -> lrn_avx512, lrn_avx2, lrn_portable);
 leaf!(softmax(src: *const f32, dst: *mut f32, channels: usize, inner: usize)
     -> softmax_avx512, softmax_avx2, softmax_portable);

@@ -338,6 +338,7 @@ impl Nest<'_> {
             dst_px: BLOCK,
             activation: stage.epilogue.activation,
             slope: stage.epilogue.slope,
+            ahead: None,
         };
         let rows_follow = from.is_some()
             && (to.is_some() || self.dst.is_flat() && residual.is_none_or(Blocked::is_flat));

@@ -322,6 +322,7 @@ pub fn regions(
                 dst_px: grid.dst_px,
                 activation: epilogue.activation,
                 slope: epilogue.slope,
+                ahead: None,
             };
             regions.extend(grid::regions(b, &call, grid, run.blocks));
         }

@@ -29,6 +29,10 @@ pub struct Grid {
 /// Source elements of one task's rows should stay in the second-level cache.
 const CHUNK_BYTES: usize = 384 << 10;
 
+/// Maps of so few tiles are one line, if there are so many channel blocks.
+const MOST_TILES_IN_LINE: usize = 8;
+const LEAST_BLOCKS: usize = 16;
+
 /// How to go over the outputs: images as pixels for 1 × 1 maps, whole maps as one line
 /// where nothing lies between rows, else row by row.
 pub fn grids(
@@ -90,9 +94,21 @@ fn batch_grid(grid: Grid) -> Grid {
 fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
     let pixels = grid.lines * grid.pixels;
     let runs = tile::choose(b.isa(), TileKind::Blocked, pixels, blocks, BLOCK);
+    let tiles = tile::line_tiles(b.isa(), TileKind::Blocked, pixels, runs[0].0, BLOCK);
+    let count: usize = tiles.iter().map(|&(_, count)| count).sum();
+    // The tiles of a small map follow each other while their weights are in cache; there
+    // are channels enough to divide among threads.
+    if tiles.len() > 1 && count <= MOST_TILES_IN_LINE && blocks >= LEAST_BLOCKS {
+        return vec![Grid {
+            line_bytes: grid.line_bytes * grid.lines,
+            lines: 1,
+            pixels,
+            ..grid
+        }];
+    }
     let mut first = 0;
     let mut grids = Vec::new();
-    for (mr, count) in tile::line_tiles(b.isa(), TileKind::Blocked, pixels, runs[0].0, BLOCK) {
+    for (mr, count) in tiles {
         let lines = |at: [i64; 3]| [at[0] + (first * BLOCK) as i64, at[1], (mr * BLOCK) as i64];
         grids.push(Grid {
             lines: count,
@@ -154,7 +170,12 @@ pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> 
                 (tile, tiles as u32),
                 (line, lines as u32),
             ]);
-            let moved = moved.blocks_on(first_block, tile, nb);
+            let moved = moved.blocks_on(first_block, tile, nb).fetching(
+                b.isa(),
+                (line, lines),
+                grid.pixels,
+                nb,
+            );
             regions.push(Region {
                 tasks,
                 body: b.line(&moved, grid.pixels, nb),

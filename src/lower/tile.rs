@@ -28,6 +28,15 @@ pub struct TileCall {
     pub dst_px: usize,
     pub activation: Activation,
     pub slope: f32,
+    pub ahead: Option<Ahead>,
+}
+
+/// What the tiles of a line fetch for later ones, piece by piece.
+#[derive(Clone)]
+pub struct Ahead {
+    pub start: Addr,
+    /// Elements for each segment of a tile.
+    pub step: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +47,14 @@ pub enum TileKind {
     Planar,
     Depthwise,
 }
+
+/// Elements of weights that are fetched ahead: of what two tiles read, both fit into a
+/// second-level cache.
+const MOST_AHEAD: usize = (448 << 10) / 4;
+
+/// Tiles with the same weights beyond which it does not matter that the first one waits
+/// for them.
+const MOST_PASSES: usize = 32;
 
 /// Runs of tiles of one width: (`mr`, how many).
 type Tiles = Vec<(usize, usize)>;
@@ -96,7 +113,8 @@ fn block_runs(blocks: usize, widths: &[usize], widest: usize) -> BlockRuns {
 }
 
 /// Cycles of one step of the sum for a tile of `mr` × `nb`, if two fused multiply-adds
-/// and two loads start in a cycle and a sum is ready after four.
+/// and two loads start in a cycle and a sum is ready after five: four, and what does
+/// not meet.
 fn tile_cycles(isa: Isa, mr: usize, nb: usize) -> f64 {
     let vectors = match isa {
         Isa::Avx512 => nb,
@@ -105,20 +123,20 @@ fn tile_cycles(isa: Isa, mr: usize, nb: usize) -> f64 {
     };
     let sums = (mr * vectors) as f64 / 2.0;
     let loads = (mr + vectors) as f64 / 2.0;
-    sums.max(loads).max(4.0)
+    sums.max(loads).max(5.0)
 }
 
-/// How many channel blocks go together, for lines of `pixels` pixels.
+/// How many channel blocks go together, for lines of `pixels` pixels: the fewest of what
+/// is equally fast, since their weights take the least of the caches.
 pub fn choose(isa: Isa, kind: TileKind, pixels: usize, blocks: usize, src_px: usize) -> BlockRuns {
     if kind == TileKind::Depthwise {
         return vec![(1, 0, blocks)];
     }
-    let widths: Vec<usize> = (1..=8)
-        .rev()
-        .filter(|&nb| max_mr(isa, kind, nb, src_px) > 0)
-        .collect();
+    let exists = |&nb: &usize| max_mr(isa, kind, nb, src_px) > 0;
+    let widths: Vec<usize> = (1..=8).rev().filter(exists).collect();
     let options = widths
         .iter()
+        .rev()
         .map(|&widest| block_runs(blocks, &widths, widest));
     let cost = |runs: &BlockRuns| runs_cycles(isa, kind, pixels, runs, src_px);
     options
@@ -155,9 +173,9 @@ impl Builder<'_> {
     /// A line of `pixels` pixels by `nb` channel blocks.
     pub fn line(&mut self, call: &TileCall, pixels: usize, nb: usize) -> Vec<Stmt> {
         let mut stmts = Vec::new();
-        let mut first = 0;
+        let (mut first, mut tiles) = (0, 0);
         for (mr, count) in line_tiles(self.isa(), call.kind, pixels, nb, call.src_px) {
-            let start = call.moved(first);
+            let start = call.moved(first, tiles);
             if count == 1 {
                 stmts.push(start.stmt(self.isa(), mr, nb));
             } else {
@@ -166,6 +184,7 @@ impl Builder<'_> {
                 stmts.extend(for_loop(var, count, body));
             }
             first += mr * count;
+            tiles += count;
         }
         stmts
     }
@@ -181,20 +200,66 @@ impl TileCall {
         }
     }
 
-    /// The call `pixels` pixels further on.
-    pub fn moved(&self, pixels: usize) -> TileCall {
-        self.shifted(|addr, px| Addr {
+    /// The call `pixels` pixels further on, which are `tiles` tiles.
+    fn moved(&self, pixels: usize, tiles: usize) -> TileCall {
+        let by = |addr: &Addr, step: usize| Addr {
             buffer: addr.buffer,
-            offset: addr.offset.clone().offset((pixels * px) as i64),
+            offset: addr.offset.clone().offset(step as i64),
+        };
+        TileCall {
+            ahead: self.ahead_by(|addr, step| by(addr, tiles * step)),
+            ..self.shifted(|addr, px| by(addr, pixels * px))
+        }
+    }
+
+    /// The call `var` tiles of `pixels` pixels further on.
+    fn along(&self, var: Var, pixels: usize) -> TileCall {
+        let by = |addr: &Addr, step: usize| Addr {
+            buffer: addr.buffer,
+            offset: addr.offset.clone().plus(var, step as i64),
+        };
+        TileCall {
+            ahead: self.ahead_by(by),
+            ..self.shifted(|addr, px| by(addr, pixels * px))
+        }
+    }
+
+    /// What is fetched, with its start shifted; `shift` gets what one tile fetches.
+    fn ahead_by(&self, shift: impl Fn(&Addr, usize) -> Addr) -> Option<Ahead> {
+        self.ahead.as_ref().map(|ahead| Ahead {
+            start: shift(&ahead.start, self.segments * ahead.step),
+            ..*ahead
         })
     }
 
-    /// The call `var` · `pixels` pixels further on.
-    pub fn along(&self, var: Var, pixels: usize) -> TileCall {
-        self.shifted(|addr, px| Addr {
-            buffer: addr.buffer,
-            offset: addr.offset.clone().plus(var, (pixels * px) as i64),
-        })
+    /// The call for the blocks of [`TileCall::blocks_on`], with their successors' weights
+    /// fetched while the tiles of `lines` lines of `pixels` pixels go over them; as it is
+    /// where that would be no use: where so many tiles share
+    /// the weights that waiting for them does not matter, or one alone would have to
+    /// fetch all, or the weights of two do not fit into a second-level cache.
+    pub fn fetching(
+        self,
+        isa: Isa,
+        (line, lines): (Var, usize),
+        pixels: usize,
+        nb: usize,
+    ) -> TileCall {
+        let tiles = line_tiles(isa, self.kind, pixels, nb, self.src_px);
+        let in_line: usize = tiles.iter().map(|&(_, count)| count).sum();
+        let (passes, weights) = (lines * in_line, nb * self.weight_stride);
+        let useful = (2..=MOST_PASSES).contains(&passes) && weights <= MOST_AHEAD;
+        if !useful || self.kind != TileKind::Blocked {
+            return self;
+        }
+        let step = weights.div_ceil(passes * self.segments);
+        let step = step.next_multiple_of(BLOCK);
+        let offset = self.weights.offset.clone().offset(weights as i64);
+        let start = Addr {
+            buffer: self.weights.buffer,
+            offset: offset.plus(line, (in_line * self.segments * step) as i64),
+        };
+        let ahead = Some(Ahead { start, step });
+        TileCall { ahead, ..self }
     }
 
     /// The call for the `nb` channel blocks from `first + nb · tile` on.
@@ -247,6 +312,11 @@ impl TileCall {
             Arg::Len(self.activation as usize),
             Arg::F32(self.slope),
         ]);
+        if self.kind != TileKind::Depthwise {
+            let ahead = self.ahead.as_ref();
+            args.push(ahead.map_or(Arg::Null, |ahead| Arg::Ahead(ahead.start.clone())));
+            args.push(Arg::Len(ahead.map_or(0, |ahead| ahead.step)));
+        }
         Stmt::Call { leaf, args }
     }
 }

@@ -629,6 +629,7 @@ impl Nest<'_> {
                         dst_px: BLOCK,
                         activation: Activation::None,
                         slope: 0.0,
+                        ahead: None,
                     };
                     body.extend(b.line(&call.blocks_on(first, tile, nb), tiles, nb));
                 }

@@ -249,6 +249,7 @@ impl<'a> Printer<'a> {
     fn arg(&mut self, param: Param, arg: &Arg) -> TokenStream {
         match arg {
             Arg::Addr(addr) => self.pointer(addr),
+            Arg::Ahead(addr) => self.ahead(addr),
             Arg::Null if param == Param::Dst => quote!(std::ptr::null_mut()),
             Arg::Null => quote!(std::ptr::null()),
             Arg::Table(TableId(table)) => {
@@ -393,6 +394,23 @@ impl<'a> Printer<'a> {
     }
 
     fn pointer(&mut self, addr: &Addr) -> TokenStream {
+        let (block, offset) = self.place(addr);
+        if offset == Affine::default() {
+            return quote!(#block);
+        }
+        let offset = affine(&offset);
+        quote!(#block.offset(#offset))
+    }
+
+    /// An address that may lie outside the memory.
+    fn ahead(&mut self, addr: &Addr) -> TokenStream {
+        let (block, offset) = self.place(addr);
+        let offset = affine(&offset);
+        quote!(#block.wrapping_offset(#offset))
+    }
+
+    /// The pointer to a block, and the distance from there.
+    fn place(&mut self, addr: &Addr) -> (proc_macro2::Ident, Affine) {
         let place = self.program.buffers[addr.buffer.0 as usize].place;
         let (block, value, start) = match place {
             Place::Input(n) => {
@@ -409,12 +427,7 @@ impl<'a> Printer<'a> {
         };
         let name = format_ident!("{block}");
         self.blocks.insert(block, value);
-        let offset = addr.offset.clone().offset(start as i64);
-        if offset == Affine::default() {
-            return quote!(#name);
-        }
-        let offset = affine(&offset);
-        quote!(#name.offset(#offset))
+        (name, addr.offset.clone().offset(start as i64))
     }
 }
 

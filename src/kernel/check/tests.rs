@@ -255,6 +255,38 @@ fn scratch_is_private_in_content() {
 }
 
 #[test]
+fn what_is_fetched_ahead_may_lie_anywhere() {
+    let tile = |ahead: Arg| {
+        let mut p = program();
+        let (src, dst) = (p.input(16), p.output(16));
+        let weights = p.weights(16 * 16);
+        let bias = p.weights(16);
+        let offsets = p.table(vec![0]);
+        let pointer = |buffer| Arg::Addr(at(buffer, 0, &[]));
+        let sizes = [1, 16, 0, 0, 0, 16, 16, 0].map(Arg::Len);
+        let mut args = vec![pointer(src), pointer(weights), pointer(bias)];
+        args.extend([Arg::Null, Arg::Null, pointer(dst), Arg::Table(offsets)]);
+        args.extend(sizes);
+        args.extend([Arg::F32(0.0), ahead, Arg::Len(16)]);
+        let leaf = Leaf::Tile {
+            mr: 1,
+            nb: 1,
+            px: 0,
+            taps: 16,
+        };
+        p.step(&[(I, 1)], vec![Stmt::Call { leaf, args }]);
+        p.check()
+    };
+    assert!(tile(Arg::Null).is_ok());
+    let beyond = at(BufferId(2), 1 << 40, &[(I, -7)]);
+    assert!(tile(Arg::Ahead(beyond.clone())).is_ok());
+    assert!(tile(Arg::Addr(beyond)).is_err());
+    let unbound = tile(Arg::Ahead(at(BufferId(2), 0, &[(J, 1)]))).unwrap_err();
+    assert!(unbound.0.contains("i1 is not bound"), "{unbound}");
+    assert!(tile(Arg::Ahead(at(BufferId(9), 0, &[]))).is_err());
+}
+
+#[test]
 fn leaves_get_what_they_list() {
     let unary = |args: Vec<Arg>| {
         let mut p = program();

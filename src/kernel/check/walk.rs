@@ -106,16 +106,26 @@ impl<F: FnMut(&Scope, &[Access]) -> Result> Walk<'_, F> {
 
     /// `len` elements from `addr` on, inside the buffer for all values of variables.
     fn access(&self, addr: &Addr, write: bool, len: u64, outer: usize) -> Result<Access> {
-        let buffer = self.buffer(addr.buffer)?;
-        let (space, start) = buffer.place.resolve();
+        let access = Access {
+            write,
+            len,
+            ..self.affine(addr, outer)?
+        };
+        self.in_bounds(&access, self.buffer(addr.buffer)?)?;
+        Ok(access)
+    }
+
+    /// No element at `addr`, whose variables are bound.
+    fn affine(&self, addr: &Addr, outer: usize) -> Result<Access> {
+        let (space, start) = self.buffer(addr.buffer)?.place.resolve();
         let mut access = Access {
             buffer: addr.buffer,
             space,
-            write,
+            write: false,
             base: start as i128 + i128::from(addr.offset.base),
             terms: Vec::new(),
             own: Vec::new(),
-            len,
+            len: 0,
         };
         for &(var, c) in &addr.offset.terms {
             let Some(at) = self.scope.iter().position(|(v, _)| *v == var) else {
@@ -134,7 +144,6 @@ impl<F: FnMut(&Scope, &[Access]) -> Result> Walk<'_, F> {
                 access.own.push((c, self.scope[at].1.into()));
             }
         }
-        self.in_bounds(&access, buffer)?;
         Ok(access)
     }
 
@@ -229,7 +238,11 @@ impl<F: FnMut(&Scope, &[Access]) -> Result> Walk<'_, F> {
     fn info<'b>(&'b self, leaf: Leaf, name: &str, param: Param, arg: &Arg) -> Result<ArgInfo<'b>> {
         match (param, arg) {
             (Param::Src | Param::Dst, Arg::Addr(_)) => Ok(ArgInfo::Ptr),
-            (Param::Src | Param::Dst, Arg::Null) => Ok(ArgInfo::Null),
+            (Param::Src | Param::Dst | Param::Ahead, Arg::Null) => Ok(ArgInfo::Null),
+            (Param::Ahead, Arg::Ahead(addr)) => {
+                self.affine(addr, self.scope.len())?;
+                Ok(ArgInfo::Ptr)
+            }
             (Param::Table, Arg::Table(id)) => match self.program.tables.get(id.0 as usize) {
                 Some(table) => Ok(ArgInfo::Table(table)),
                 None => bug!("no table {id}"),

@@ -259,7 +259,7 @@ impl Walk<'_> {
         for record in wire::records(bytes) {
             let record = record.map_err(|e| self.broken_net(ty, e))?;
             let field = ty.numbered(record.number);
-            if let (Some("name"), Payload::Varint(_)) = (field.map(|f| &*f.name), record.payload) {
+            if let (Some("name"), Payload::Varint(_)) = (field.map(|f| f.name), record.payload) {
                 let why = "this is no net: a solver state or an array starts like this";
                 return Err(self.error(why, 0).into());
             }

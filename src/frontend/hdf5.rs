@@ -10,13 +10,18 @@
 //! cycles and structures that share their parts end. Start at [`read_weights`]; the
 //! layout is that of the HDF5 File Format Specification 3.0.
 
+mod chunks;
+mod messages;
+
 use std::cell::Cell;
-use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
 
+use chunks::{place_chunk, unfilter};
+use messages::{dataspace, datatype, filters, layout, link};
+
 use super::binary::{BlobData, Contents, WeightBlob, WeightLayer};
-use super::numbers::{Encoding, NumberKind};
+use super::numbers::Encoding;
 use super::wire;
 use crate::diag::{Diagnostic, Kind, Result};
 
@@ -649,217 +654,6 @@ impl TreeKind {
             TreeKind::Group => length as u64,
             TreeKind::Chunks(extents) => 8 + 8 * extents as u64,
         }
-    }
-}
-
-// ---------------------------------------------------------------- header messages
-
-/// The extents; none for an array that has no elements by its kind.
-fn dataspace(m: &mut Cursor) -> Got<Option<Vec<u64>>> {
-    let at = m.at;
-    let (version, rank) = (m.uint(1)?, m.uint(1)?);
-    m.skip(1)?;
-    match version {
-        1 => m.skip(5)?,
-        2 if m.uint(1)? == 2 => return Ok(None),
-        2 => {}
-        _ => return Err(broken(at, "an unknown dataspace")),
-    }
-    (0..rank).map(|_| m.length()).collect::<Got<_>>().map(Some)
-}
-
-/// None for what are not plain numbers.
-fn datatype(m: &mut Cursor) -> Got<Option<Encoding>> {
-    let class = m.uint(1)? & 15;
-    let bits = m.uint(3)?;
-    let size = m.uint(4)? as usize;
-    let (offset, precision) = (m.uint(2), m.uint(2));
-    let kind = match class {
-        0 if bits & 8 != 0 => NumberKind::Signed,
-        0 => NumberKind::Unsigned,
-        1 => NumberKind::Float,
-        _ => return Ok(None),
-    };
-    let mut plain = (offset?, precision?) == (0, 8 * size as u64);
-    if kind == NumberKind::Float {
-        // Places and sizes of exponent and fraction; VAX order has bit 6.
-        let fields = [m.uint(1)?, m.uint(1)?, m.uint(1)?, m.uint(1)?];
-        let ieee = match size {
-            2 => [10, 5, 0, 10],
-            4 => [23, 8, 0, 23],
-            _ => [52, 11, 0, 52],
-        };
-        plain &= fields == ieee && bits & 0x40 == 0;
-    }
-    let encoding = Encoding::new(kind, size, bits & 1 != 0);
-    Ok(encoding.filter(|_| plain))
-}
-
-fn link(m: &mut Cursor) -> Got<Link> {
-    m.skip(1)?;
-    let flags = m.uint(1)?;
-    let hard = flags & 8 == 0 || m.uint(1)? == 0;
-    m.skip(if flags & 4 != 0 { 8 } else { 0 })?;
-    m.skip(if flags & 16 != 0 { 1 } else { 0 })?;
-    let length = m.uint(1 << (flags & 3))?;
-    let name = m.block(length)?;
-    Ok(Link {
-        name: wire::to_utf8(name.rest().to_vec()),
-        target: match hard {
-            true => Target::Object(m.address()?),
-            false => Target::Soft,
-        },
-    })
-}
-
-fn layout<'a>(m: &mut Cursor<'a>) -> Got<Layout<'a>> {
-    let (version, class) = (m.uint(1)?, m.uint(1)?);
-    Ok(match (version, class) {
-        (3 | 4, 0) => {
-            let size = m.uint(2)?;
-            Layout::Compact(m.block(size)?.rest())
-        }
-        (3 | 4, 1) => Layout::Contiguous {
-            address: m.address()?,
-            size: m.length()?,
-        },
-        (3, 2) => {
-            let extents = m.uint(1)?;
-            Layout::Chunked {
-                tree: m.address()?,
-                chunk: (0..extents).map(|_| m.uint(4)).collect::<Got<_>>()?,
-            }
-        }
-        _ => Layout::Other,
-    })
-}
-
-/// The filters' numbers, in the order in which they were applied.
-fn filters(m: &mut Cursor) -> Got<Vec<u16>> {
-    let (version, count) = (m.uint(1)?, m.uint(1)?);
-    if count > MAX_FILTERS {
-        return Err(unsupported(format!("an array packed by {count} filters")));
-    }
-    m.skip(if version == 1 { 6 } else { 0 })?;
-    let mut filters = Vec::new();
-    for _ in 0..count {
-        let filter = m.uint(2)?;
-        let name = match version == 1 || filter >= 256 {
-            true => m.uint(2)?,
-            false => 0,
-        };
-        m.skip(2)?;
-        let values = m.uint(2)?;
-        let padded = if version == 1 {
-            values + values % 2
-        } else {
-            values
-        };
-        m.block(name.next_multiple_of(if version == 1 { 8 } else { 1 }))?;
-        m.block(4 * padded)?;
-        filters.push(filter as u16);
-    }
-    Ok(filters)
-}
-
-// ---------------------------------------------------------------- chunks
-
-/// A chunk's bytes, of which there must be `size`. Filter i was left out where bit i
-/// of `mask` is set.
-fn unfilter(
-    packed: Cursor,
-    filters: &[u16],
-    mask: u64,
-    number: usize,
-    size: usize,
-) -> Got<Vec<u8>> {
-    let mut bytes = packed.rest().to_vec();
-    let wrong = |what: String| broken(packed.at, what);
-    for (i, filter) in filters.iter().enumerate().rev() {
-        if mask >> i.min(63) & 1 != 0 {
-            continue;
-        }
-        match filter {
-            1 => {
-                let mut out = Vec::new();
-                let zlib = flate2::read::ZlibDecoder::new(bytes.as_slice());
-                // With a checksum of Fletcher behind.
-                let read = zlib.take(size as u64 + 5).read_to_end(&mut out);
-                read.map_err(|e| wrong(format!("a chunk cannot be inflated: {e}")))?;
-                bytes = out;
-            }
-            2 => bytes = unshuffled(&bytes, number),
-            3 => {
-                let end = bytes.len().checked_sub(4);
-                bytes.truncate(end.ok_or_else(|| wrong("a chunk without a checksum".into()))?);
-            }
-            _ => {
-                return Err(unsupported(format!(
-                    "an array packed by HDF5 filter {filter}"
-                )));
-            }
-        }
-    }
-    match bytes.len() == size {
-        true => Ok(bytes),
-        false => Err(wrong(format!(
-            "{} bytes for a chunk of {size}",
-            bytes.len()
-        ))),
-    }
-}
-
-/// First bytes of all numbers, then second bytes … → numbers.
-fn unshuffled(bytes: &[u8], number: usize) -> Vec<u8> {
-    let count = bytes.len() / number;
-    let (planes, rest) = bytes.split_at(count * number);
-    let mut out = Vec::with_capacity(bytes.len());
-    for i in 0..count {
-        out.extend((0..number).map(|b| planes[b * count + i]));
-    }
-    out.extend_from_slice(rest);
-    out
-}
-
-/// Copies what of a chunk lies in the array, row by row; tells how many bytes.
-fn place_chunk(
-    from: &[u8],
-    chunk: &[u64],
-    place: &[u64],
-    shape: &[u64],
-    to: &mut [u8],
-) -> Got<u64> {
-    let outside = || invalid("a chunk lies outside the array");
-    let number = chunk[shape.len()];
-    let extents: Option<Vec<u64>> = (0..shape.len())
-        .map(|a| {
-            shape[a]
-                .checked_sub(place[a])
-                .map(|left| left.min(chunk[a]))
-        })
-        .collect();
-    let extents = extents
-        .filter(|e| e.iter().all(|&n| n > 0))
-        .ok_or_else(outside)?;
-    let last = shape.len() - 1;
-    let row = extents[last] * number;
-    let mut index = vec![0u64; last];
-    let mut written = 0;
-    loop {
-        let offset = |extent: &[u64], at: &dyn Fn(usize) -> u64, end: u64| {
-            let rows = (0..last).fold(0, |n, a| n * extent[a] + at(a));
-            ((rows * extent[last] + end) * number) as usize
-        };
-        let source = offset(chunk, &|a| index[a], 0);
-        let target = offset(shape, &|a| place[a] + index[a], place[last]);
-        let row_at = |start: usize| start..start + row as usize;
-        to[row_at(target)].copy_from_slice(&from[row_at(source)]);
-        written += row;
-        let Some(axis) = (0..last).rev().find(|&a| index[a] + 1 < extents[a]) else {
-            return Ok(written);
-        };
-        index[axis] += 1;
-        index[axis + 1..].fill(0);
     }
 }
 

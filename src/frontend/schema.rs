@@ -145,7 +145,7 @@ impl MessageType {
 
     /// Without the package.
     pub fn short_name(&self) -> &str {
-        self.name.rsplit('.').next().unwrap_or(&self.name)
+        self.name.rsplit('.').next().unwrap_or(self.name)
     }
 }
 

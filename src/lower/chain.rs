@@ -46,35 +46,36 @@ pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
         .collect()
 }
 
-/// Whether a node can be part of a run. A residual is added by the last one only, and
-/// of grouped convolutions only depthwise ones have the loops of this nest; Winograd's
-/// have others.
-fn linkable(graph: &Graph, options: &Options, id: NodeId, is_last: bool) -> bool {
-    let node = &graph[id];
+/// Whether a node can be part of a run. Of grouped convolutions only depthwise ones have
+/// the loops of this nest; Winograd's have others.
+fn linkable(graph: &Graph, options: &Options, id: NodeId) -> bool {
     let simple = |conv: Conv| {
         (conv.group == 1 || conv.is_depthwise())
             && winograd::choose(graph, options, &conv).is_none()
     };
-    spec(graph, node).is_ok_and(simple) && (is_last || !node.epilogue.residual)
+    spec(graph, &graph[id]).is_ok_and(simple)
 }
 
 /// The chain in runs, by the largest sum of gains.
 fn cut(graph: &Graph, chain: &[NodeId], options: &Options) -> Vec<Vec<NodeId>> {
-    let worth = |run: &[NodeId]| -> Option<f64> {
-        let last = run.len() - 1;
-        let legal = (0..=last).all(|i| linkable(graph, options, run[i], i == last));
-        match (run.len(), options.chains) {
+    let linkable: Vec<bool> = chain.iter().map(|&n| linkable(graph, options, n)).collect();
+    let worth = |start: usize, end: usize| -> Option<f64> {
+        // A residual is added by the last one only.
+        let inner = &chain[start..end - 1];
+        let sums = inner.iter().any(|&n| graph[n].epilogue.residual);
+        let legal = linkable[start..end].iter().all(|&l| l) && !sums;
+        match (end - start, options.chains) {
             (1, _) => Some(0.0),
             _ if !legal => None,
             (n, Chains::Always) => Some((n * n) as f64),
-            _ => Some(gain(graph, run)).filter(|g| *g > 0.0),
+            _ => Some(gain(graph, &chain[start..end])).filter(|g| *g > 0.0),
         }
     };
     // best[i]: the best way to cut the first i nodes, as (gain, start of the last run).
     let mut best: Vec<(f64, usize)> = vec![(0.0, 0)];
     for end in 1..=chain.len() {
         let starts = (end.saturating_sub(LONGEST)..end).filter_map(|start| {
-            let gain = worth(&chain[start..end])?;
+            let gain = worth(start, end)?;
             Some((best[start].0 + gain, start))
         });
         let choice = starts.max_by(|a, b| a.0.total_cmp(&b.0));

@@ -288,6 +288,8 @@ pub fn leaves(isa: Isa) -> Checked {
             len(16),
             len(1),
             Arg::F32(0.1),
+            Arg::Ahead(at(w, 512, &[(1, 512)])),
+            len(256),
         ],
     );
     let sigmoid = vec![

@@ -10,28 +10,6 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, EnumDescriptor, Kind, MessageDescriptor, Value,
 };
 
-/// The fields of forks have numbers above this.
-const BVLC: i32 = 20_000;
-
-/// The largest messages.
-const LARGE: &[&str] = &[
-    "batch_norm_param",
-    "bias_param",
-    "convolution_param",
-    "data_param",
-    "dummy_data_param",
-    "embed_param",
-    "hdf5_data_param",
-    "image_data_param",
-    "inner_product_param",
-    "pooling_param",
-    "prelu_param",
-    "recurrent_param",
-    "scale_param",
-    "transform_param",
-    "window_data_param",
-];
-
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=proto/caffe.proto");
     println!("cargo::rerun-if-changed=build.rs");
@@ -48,11 +26,8 @@ fn main() -> io::Result<()> {
     // has not take little room, and large nets less time to read.
     let messages = files.file.iter().flat_map(|file| &file.message_type);
     for message in messages.filter(|m| m.name().ends_with("LayerParameter")) {
-        let param = |name: &str| name.ends_with("_param");
-        let of_forks = |number: i32, name: &str| number > BVLC && param(name);
-        let boxed = |number: i32, name: &str| of_forks(number, name) || LARGE.contains(&name);
         let fields = message.field.iter();
-        for field in fields.filter(|f| boxed(f.number(), f.name())) {
+        for field in fields.filter(|f| f.name().ends_with("_param")) {
             config.boxed(format!(".caffe.{}.{}", message.name(), field.name()));
         }
     }

@@ -904,7 +904,7 @@ mod tests {
     #[test]
     fn a_binary_net_needs_what_is_required() {
         let mut net = net();
-        net.layer[0].clip_param = Some(ClipParameter::default());
+        net.layer[0].clip_param = Some(ClipParameter::default().into());
         assert!(read_net_binary("n", &net.encode_to_vec(), Reading::default()).is_ok());
         let incomplete = [0xa2, 6, 3, 0xa2, 9, 0]; // layer { clip_param { } }
         let errors = read_net_binary("n", &incomplete, Reading::default()).unwrap_err();

@@ -529,7 +529,7 @@ fn v1_to_v2(v1: V1LayerParameter) -> LayerParameter {
         normalize_param: v1.normalize_param,
         upsample_param: v1.upsample_param,
         video_data_param: v1.video_data_param,
-        crop_param: v1.crop_param.map(|param| *param),
+        crop_param: v1.crop_param,
         ..Default::default()
     }
 }
@@ -690,7 +690,7 @@ fn inputs_to_layer(
         name: Some("input".into()),
         r#type: Some("Input".into()),
         top: names,
-        input_param: Some(InputParameter { shape }),
+        input_param: Some(Box::new(InputParameter { shape })),
         ..Default::default()
     };
     layers.insert(0, (layer, LayerSource::inputs(spans.cloned(), axes)));

@@ -25,7 +25,7 @@ impl Layer for Accuracy {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 1..=2)?;
         cx.not_in_place()?;
-        let accuracy = param.accuracy_param.unwrap_or_default();
+        let accuracy = param.accuracy_param.clone().unwrap_or_default();
         Ok(Accuracy {
             top_k: accuracy.top_k(),
             axis: accuracy.axis(),

@@ -26,7 +26,7 @@ pub struct ArgMax {
 impl Layer for ArgMax {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let argmax = param.argmax_param.unwrap_or_default();
+        let argmax = param.argmax_param.clone().unwrap_or_default();
         if argmax.top_k() == 0 {
             return Err(cx
                 .invalid("argmax_param.top_k", "top_k must be above 0")

@@ -18,7 +18,7 @@ impl Layer for Clip {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         // Both fields are required, but the message is not: then Caffe clips to 0.
-        let p = param.clip_param.unwrap_or_default();
+        let p = param.clip_param.clone().unwrap_or_default();
         Ok(Clip {
             min: p.min,
             max: p.max,
@@ -53,7 +53,7 @@ mod tests {
     fn values() {
         for (min, max, want) in [(-1., 2., [-1., 0.5, 2., -1.]), (3., 2., [3.; 4])] {
             let param = LayerParameter {
-                clip_param: Some(ClipParameter { min, max }),
+                clip_param: Some(ClipParameter { min, max }.into()),
                 ..LayerParameter::default()
             };
             let x = tensor(&[4], [-7., 0.5, f32::INFINITY, f32::NAN]);

@@ -44,7 +44,7 @@ impl Concat {
 impl Layer for Concat {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1.., 1..=1)?;
-        let concat = param.concat_param.unwrap_or_default();
+        let concat = param.concat_param.clone().unwrap_or_default();
         let old = ("concat_param.concat_dim", concat.concat_dim);
         let axis = axis(concat.axis, old, concat.axis(), cx)?;
         let single = cx.bottoms == 1;

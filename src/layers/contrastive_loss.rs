@@ -22,7 +22,7 @@ impl Layer for ContrastiveLoss {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(3..=3, 0..=1)?;
         cx.not_in_place()?;
-        let p = param.contrastive_loss_param.unwrap_or_default();
+        let p = param.contrastive_loss_param.clone().unwrap_or_default();
         Ok(ContrastiveLoss {
             margin: p.margin(),
             legacy_version: p.legacy_version(),
@@ -92,7 +92,7 @@ mod tests {
             contrastive_loss_param: Some(ContrastiveLossParameter {
                 margin: Some(margin),
                 legacy_version: Some(legacy_version),
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         // Distances 5, 5 and 0.

@@ -100,7 +100,7 @@ mod tests {
             crop_param: Some(CropParameter {
                 axis: Some(axis),
                 offset: offset.to_vec(),
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

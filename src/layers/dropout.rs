@@ -29,7 +29,7 @@ impl Layer for Dropout {
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.dropout_param.unwrap_or_default();
+        let p = param.dropout_param.clone().unwrap_or_default();
         let (ratio, train) = (p.dropout_ratio(), cx.phase == Phase::Train);
         Ok(Dropout {
             ratio,
@@ -82,7 +82,7 @@ mod tests {
                 scale_train: Some(scale_train),
                 sample_weights_test: Some(sample_weights_test),
                 ..DropoutParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         for (scale_train, want) in [(true, [4., -8.]), (false, [3., -6.])] {

@@ -207,7 +207,7 @@ mod tests {
                 operation: Some(operation.into()),
                 coeff: coeff.to_vec(),
                 ..EltwiseParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

@@ -14,7 +14,7 @@ pub struct Elu {
 impl Layer for Elu {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let alpha = param.elu_param.unwrap_or_default().alpha();
+        let alpha = param.elu_param.clone().unwrap_or_default().alpha();
         Ok(Elu { alpha })
     }
 
@@ -45,7 +45,7 @@ mod tests {
     fn values() {
         for (alpha, half) in [(None, 1.0), (Some(0.5), 0.5)] {
             let param = LayerParameter {
-                elu_param: Some(EluParameter { alpha }),
+                elu_param: Some(EluParameter { alpha }.into()),
                 ..LayerParameter::default()
             };
             let x = tensor(&[5], [2., 0., -1., f32::NEG_INFINITY, f32::NAN]);

@@ -29,7 +29,7 @@ pub(super) fn log_base(base: f32, field: &str, cx: &Cx) -> Result<f64> {
 impl Layer for Exp {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.exp_param.unwrap_or_default();
+        let p = param.exp_param.clone().unwrap_or_default();
         let log_base = log_base(p.base(), "exp_param.base", cx)?;
         let [a, b] = [p.scale(), p.shift()].map(|v| (log_base * f64::from(v)) as f32);
         Ok(Exp { a, b })
@@ -62,7 +62,7 @@ mod tests {
                 base: Some(base),
                 scale: Some(scale),
                 shift: Some(shift),
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

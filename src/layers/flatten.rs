@@ -15,7 +15,7 @@ impl Layer for Flatten {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let flatten = param.flatten_param.unwrap_or_default();
+        let flatten = param.flatten_param.clone().unwrap_or_default();
         Ok(Flatten {
             axis: flatten.axis(),
             end_axis: flatten.end_axis(),

@@ -23,7 +23,7 @@ impl Layer for HingeLoss {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(2..=2, 0..=1)?;
         cx.not_in_place()?;
-        let norm = param.hinge_loss_param.unwrap_or_default().norm();
+        let norm = param.hinge_loss_param.clone().unwrap_or_default().norm();
         Ok(HingeLoss { norm })
     }
 
@@ -75,7 +75,7 @@ mod tests {
         let param = LayerParameter {
             hinge_loss_param: Some(HingeLossParameter {
                 norm: Some(norm.into()),
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         let bottoms = [tensor(&[2, 3], scores), tensor(&[2], labels)];

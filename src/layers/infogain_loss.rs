@@ -157,7 +157,7 @@ mod tests {
             loss_param: Some(LossParameter {
                 ignore_label: Some(1),
                 ..LossParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         // Probabilities ¼ and ¾ of the first place, ½ of the others.
@@ -194,7 +194,7 @@ mod tests {
             infogain_loss_param: Some(InfogainLossParameter {
                 source: Some("h.binaryproto".into()),
                 ..InfogainLossParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         let got = refusal::<InfogainLoss>(&file, two);

@@ -19,7 +19,7 @@ pub struct Log {
 impl Layer for Log {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.log_param.unwrap_or_default();
+        let p = param.log_param.clone().unwrap_or_default();
         let log_base = log_base(p.base(), "log_param.base", cx)?;
         if log_base == 0.0 {
             return Err(cx.invalid("log_param.base", "there is no logarithm to base 1").into());
@@ -58,7 +58,7 @@ mod tests {
                 base: Some(base),
                 scale: Some(scale),
                 shift: Some(shift),
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

@@ -78,7 +78,7 @@ impl Layer for Lrn {
     /// `engine` chooses between implementations with one result.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.lrn_param.unwrap_or_default();
+        let p = param.lrn_param.clone().unwrap_or_default();
         let size = cx.size("lrn_param.local_size", p.local_size())?;
         if size.is_multiple_of(2) {
             let message = format!("must be odd, not {size}");
@@ -157,7 +157,7 @@ mod tests {
 
     fn param(p: LrnParameter) -> LayerParameter {
         LayerParameter {
-            lrn_param: Some(p),
+            lrn_param: Some(p.into()),
             ..LayerParameter::default()
         }
     }

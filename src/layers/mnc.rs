@@ -89,11 +89,14 @@ mod tests {
 
     fn class(module: &str, layer: &str) -> LayerParameter {
         LayerParameter {
-            python_param: Some(PythonParameter {
-                module: Some(module.into()),
-                layer: Some(layer.into()),
-                ..PythonParameter::default()
-            }),
+            python_param: Some(
+                PythonParameter {
+                    module: Some(module.into()),
+                    layer: Some(layer.into()),
+                    ..PythonParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }

@@ -21,7 +21,7 @@ pub struct Mvn {
 impl Layer for Mvn {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.mvn_param.unwrap_or_default();
+        let p = param.mvn_param.clone().unwrap_or_default();
         Ok(Mvn {
             normalize_variance: p.normalize_variance(),
             across_channels: p.across_channels(),
@@ -71,7 +71,7 @@ mod tests {
 
     fn run(p: MvnParameter) -> Vec<f32> {
         let param = LayerParameter {
-            mvn_param: Some(p),
+            mvn_param: Some(p.into()),
             ..LayerParameter::default()
         };
         let x = tensor(&[1, 2, 1, 2], [1., 5., 7., 7.]);

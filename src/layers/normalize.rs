@@ -287,7 +287,7 @@ mod tests {
             softmax_param: Some(SoftmaxParameter {
                 normalize_type: Some(norm.into()),
                 ..SoftmaxParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         let y = forward::<Normalize>(&param("Normalize", "L2"), &[x()], &[]);

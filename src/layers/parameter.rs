@@ -58,7 +58,7 @@ mod tests {
             parameter_param: Some(ParameterParameter {
                 shape: Some(BlobShape { dim: dim.to_vec() }),
                 ..ParameterParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

@@ -30,7 +30,7 @@ impl Power {
 impl Layer for Power {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.power_param.unwrap_or_default();
+        let p = param.power_param.clone().unwrap_or_default();
         Ok(Power {
             power: p.power(),
             scale: p.scale(),
@@ -81,7 +81,7 @@ mod tests {
                 power: Some(power),
                 scale: Some(scale),
                 shift: Some(shift),
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         forward::<Power>(&p, &[tensor(&[3], x)], &[]).remove(0).data

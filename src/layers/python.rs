@@ -403,7 +403,7 @@ mod tests {
                 layer: Some(layer.into()),
                 param_str: Some(param_str.into()),
                 ..PythonParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

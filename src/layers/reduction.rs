@@ -22,7 +22,7 @@ impl Layer for Reduction {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.reduction_param.unwrap_or_default();
+        let p = param.reduction_param.clone().unwrap_or_default();
         Ok(Reduction {
             operation: p.operation(),
             axis: p.axis(),
@@ -76,7 +76,7 @@ mod tests {
                 operation: Some(operation.into()),
                 axis: Some(axis),
                 coeff: Some(coeff),
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

@@ -36,7 +36,7 @@ impl Layer for Relu {
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let p = param.relu_param.unwrap_or_default();
+        let p = param.relu_param.clone().unwrap_or_default();
         let six = if p.relu6() { 6.0 } else { f32::INFINITY };
         let bounds = Bounds {
             lower: p.minimum.filter(|&v| v != 0.0).unwrap_or(f32::NEG_INFINITY),
@@ -118,7 +118,7 @@ mod tests {
     fn bounds_of_synopsys() {
         let run = |p: ReLuParameter| {
             let param = LayerParameter {
-                relu_param: Some(p),
+                relu_param: Some(p.into()),
                 ..LayerParameter::default()
             };
             let x = tensor(&[5], [-8., 1., 9., f32::NAN, f32::NEG_INFINITY]);

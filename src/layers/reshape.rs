@@ -209,7 +209,7 @@ mod tests {
             reshape_param: Some(crate::frontend::proto::ReshapeParameter {
                 pixelshuffler: Some(2),
                 ..Default::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         let x = tensor(&[1, 4, 1, 2], [0., 1., 10., 11., 20., 21., 30., 31.]);

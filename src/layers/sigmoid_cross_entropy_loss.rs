@@ -79,7 +79,7 @@ mod tests {
 
     fn run(loss: LossParameter) -> Vec<f32> {
         let param = LayerParameter {
-            loss_param: Some(loss),
+            loss_param: Some(loss.into()),
             ..LayerParameter::default()
         };
         let scores = tensor(&[2, 2], [0., 1000., -1000., 0.]);

@@ -131,7 +131,7 @@ mod tests {
             softmax_param: Some(SoftmaxParameter {
                 axis: Some(axis),
                 ..SoftmaxParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }
@@ -184,7 +184,7 @@ mod tests {
             softmax_param: Some(SoftmaxParameter {
                 scaling_temperature: Some(2.),
                 ..SoftmaxParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         };
         let ln = |x: f32| 2. * x.ln();

@@ -26,7 +26,7 @@ impl Layer for Spp {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.spp_param.unwrap_or_default();
+        let p = param.spp_param.clone().unwrap_or_default();
         let method = match p.pool() {
             PoolMethod::Max => Method::Max,
             PoolMethod::Ave => Method::Ave,
@@ -144,7 +144,7 @@ mod tests {
                 pyramid_height: Some(pyramid_height),
                 pool: Some(pool.into()),
                 ..SppParameter::default()
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

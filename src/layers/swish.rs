@@ -14,7 +14,7 @@ pub struct Swish {
 impl Layer for Swish {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let beta = param.swish_param.unwrap_or_default().beta();
+        let beta = param.swish_param.clone().unwrap_or_default().beta();
         Ok(Swish { beta })
     }
 
@@ -43,7 +43,7 @@ mod tests {
 
     fn run(beta: Option<f32>, x: [f32; 4]) -> Vec<f32> {
         let param = LayerParameter {
-            swish_param: Some(SwishParameter { beta }),
+            swish_param: Some(SwishParameter { beta }.into()),
             ..LayerParameter::default()
         };
         forward::<Swish>(&param, &[tensor(&[4], x)], &[]).remove(0).data

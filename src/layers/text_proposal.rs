@@ -91,12 +91,15 @@ mod tests {
     fn param(text: &str) -> LayerParameter {
         LayerParameter {
             top: vec!["rois".into(), "scores".into()],
-            python_param: Some(PythonParameter {
-                module: Some("layers.text_proposal_layer".into()),
-                layer: Some("ProposalLayer".into()),
-                param_str: Some(text.into()),
-                ..PythonParameter::default()
-            }),
+            python_param: Some(
+                PythonParameter {
+                    module: Some("layers.text_proposal_layer".into()),
+                    layer: Some("ProposalLayer".into()),
+                    param_str: Some(text.into()),
+                    ..PythonParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }

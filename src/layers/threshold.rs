@@ -14,7 +14,7 @@ pub struct Threshold {
 impl Layer for Threshold {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let threshold = param.threshold_param.unwrap_or_default().threshold();
+        let threshold = param.threshold_param.clone().unwrap_or_default().threshold();
         Ok(Threshold { threshold })
     }
 
@@ -48,7 +48,7 @@ mod tests {
     fn strictly_above() {
         for (threshold, want) in [(None, [0., 1., 0., 1.]), (Some(0.5), [0., 0., 0., 1.])] {
             let param = LayerParameter {
-                threshold_param: Some(ThresholdParameter { threshold }),
+                threshold_param: Some(ThresholdParameter { threshold }.into()),
                 ..LayerParameter::default()
             };
             let x = tensor(&[4], [0., 0.5, f32::NAN, 0.75]);

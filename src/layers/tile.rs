@@ -19,7 +19,7 @@ impl Layer for Tile {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.tile_param.unwrap_or_default();
+        let p = param.tile_param.clone().unwrap_or_default();
         let bad = |message: String| cx.invalid("tile_param.tiles", message);
         let tiles = p.tiles.ok_or_else(|| bad("is missing".into()))?;
         let tiles = usize::try_from(tiles).ok().filter(|&tiles| tiles > 0);
@@ -58,7 +58,7 @@ mod tests {
             tile_param: Some(TileParameter {
                 axis: Some(axis),
                 tiles,
-            }),
+            }.into()),
             ..LayerParameter::default()
         }
     }

@@ -374,8 +374,10 @@ unsafe fn accumulate<B: Block, const MR: usize, const NB: usize, const TAPS: usi
 }
 
 // Segments whose products are summed in one accumulator: the longer a sum, the more it
-// loses. Sums of chunks are added in memory.
-const CHUNK: usize = 32;
+// loses. Sums of chunks are added in memory. Segments of a plain source are shorter.
+const fn chunk(taps: usize) -> usize {
+    if taps == 0 { 48 } else { 32 }
+}
 
 #[inline(always)]
 unsafe fn add<B: Block, const MR: usize, const NB: usize>(
@@ -427,7 +429,7 @@ macro_rules! leaves {
                 let mut sums = MaybeUninit::<[[$block; NB]; MR]>::uninit();
                 let mut first = 0;
                 loop {
-                    let end = if segments - first > CHUNK { first + CHUNK } else { segments };
+                    let end = if segments - first > chunk(TAPS) { first + chunk(TAPS) } else { segments };
                     for s in first..end {
                         let mut fetched = 0;
                         while TAPS > 0 && fetched < ahead_step {

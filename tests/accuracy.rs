@@ -6,8 +6,7 @@ mod common;
 
 use caffec::ir;
 use caffec::lower::Convolutions;
-use caffec::runtime::exec::{Engine, Executable};
-use common::{isas, reference};
+use common::{isas, plan_with, reference};
 
 /// What the error may be, in shares of a layer's largest output.
 const ERROR: f32 = 1e-6;
@@ -35,22 +34,11 @@ fn direct_sums_lose_little() {
              layer {{ name: 'layer' bottom: 'data' top: 'top' {layer} }}"
         );
         let graph = common::graph(&common::parse("net", text), &ir::Options::default());
-        let mut inputs = common::inputs(&graph);
-        inputs[0].data.iter_mut().for_each(|x| *x = x.max(0.0));
+        let inputs = common::rectified(&graph);
         let want = reference(&graph, &inputs);
-        let largest = want[0].data.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         for isa in isas() {
-            let options = caffec::Options {
-                isa,
-                convolutions: Convolutions::Direct,
-                ..caffec::Options::default()
-            };
-            let plan = caffec::plan(graph.clone(), &options).unwrap();
-            let weights = plan.pack().unwrap();
-            let executable = Executable::new(plan.program, weights, Engine::Jit).unwrap();
-            let got = common::run(&executable, 1, &inputs);
-            let errors = got[0].iter().zip(&want[0].data).map(|(g, w)| (g - w).abs());
-            let share = errors.fold(0.0, f32::max) / largest;
+            let plan = plan_with(Convolutions::Direct, &graph, isa);
+            let share = common::error_share(plan, &inputs, &want[0]);
             println!("{layer} on {shape:?}, {isa}: {share:e}");
             assert!(share <= ERROR, "{layer} on {shape:?}, {isa}: {share:e}");
         }

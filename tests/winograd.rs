@@ -4,8 +4,8 @@ mod common;
 
 use caffec::ir::{self, Tensor, Valid};
 use caffec::leaf::Isa;
-use caffec::runtime::exec::{Engine, Executable};
-use common::{inputs, isas, reference, winograd_plan};
+use caffec::lower::Convolutions;
+use common::{inputs, isas, plan_with, reference};
 use std::collections::BTreeSet;
 
 /// What the error may be, in shares of a layer's largest output.
@@ -24,8 +24,7 @@ fn layer(kernel: usize, [inputs, outputs]: [usize; 2], side: usize) -> (Valid, V
          convolution_param {{ num_output: {outputs} kernel_size: {kernel} pad: {} }} }}",
         kernel / 2
     ));
-    let mut inputs = common::inputs(&graph);
-    inputs[0].data.iter_mut().for_each(|x| *x = x.max(0.0));
+    let inputs = common::rectified(&graph);
     (graph, inputs)
 }
 
@@ -42,16 +41,11 @@ fn errors_stay_small() {
     ] {
         let (graph, inputs) = layer(kernel, channels, side);
         let want = reference(&graph, &inputs);
-        let largest = want[0].data.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         for isa in isas() {
-            let plan = winograd_plan(&graph, isa);
+            let plan = plan_with(Convolutions::Winograd, &graph, isa);
             let steps = plan.program.steps.iter();
             seen.extend(steps.map(|s| s.about.split(':').next().unwrap().to_string()));
-            let weights = plan.pack().unwrap();
-            let executable = Executable::new(plan.program, weights, Engine::Jit).unwrap();
-            let got = common::run(&executable, 1, &inputs);
-            let errors = got[0].iter().zip(&want[0].data).map(|(g, w)| (g - w).abs());
-            let share = errors.fold(0.0, f32::max) / largest;
+            let share = common::error_share(plan, &inputs, &want[0]);
             println!("{kernel} {channels:?} {side} {isa}: {share:e}");
             assert!(
                 share <= ERROR,
@@ -95,7 +89,7 @@ fn emitted_rust_computes_the_same_bits() {
     let graph = graph(NET);
     let inputs = inputs(&graph);
     let want = reference(&graph, &inputs);
-    let plan = |isa: Isa| winograd_plan(&graph, isa);
+    let plan = |isa: Isa| plan_with(Convolutions::Winograd, &graph, isa);
     let run = |&isa: &Isa| common::run_close("Winograd", &graph, plan(isa), &inputs, &want);
     let results: Vec<_> = isas().iter().map(run).collect();
     common::compare_emitted("Winograd", &graph, &inputs, &isas(), plan, &results);

@@ -231,28 +231,53 @@ impl std::fmt::Display for Stats {
 
 fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
-    let mut reports = Vec::new();
+    let mut reports = Reports::new(args);
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
         let mut duel = Duel::new(graph, inputs, args.engine.conv.into(), isa)?;
         for &threads in &args.threads {
             let report = duel.fight(threads, args.runs)?;
-            if !args.json {
-                let head = heading(&name, batch, threads, isa);
-                let mut out = io::stdout().lock();
-                writeln!(out, "{head}{}", report.text())?;
-                out.flush()?;
-            }
-            reports.push(report.json(&name, batch, isa));
+            let head = heading(&name, batch, threads, isa);
+            reports.add(&head, report.text(), report.json(&name, batch, isa))?;
         }
         Ok(())
     })?;
-    if args.json {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{}", json!({"version": 1, "settings": reports}))?;
-        out.flush()?;
+    reports.finish()
+}
+
+/// Prints the report of each setting when it is there or, with `--json`, all of them at
+/// the end.
+struct Reports {
+    json: Option<Vec<Value>>,
+}
+
+impl Reports {
+    fn new(args: &BenchArgs) -> Reports {
+        Reports {
+            json: args.json.then(Vec::new),
+        }
     }
-    Ok(())
+
+    fn add(&mut self, heading: &str, text: String, json: Value) -> io::Result<()> {
+        match &mut self.json {
+            Some(reports) => reports.push(json),
+            None => {
+                let mut out = io::stdout().lock();
+                writeln!(out, "{heading}{text}")?;
+                out.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Outcome {
+        if let Some(reports) = self.json {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{}", json!({"version": 1, "settings": reports}))?;
+            out.flush()?;
+        }
+        Ok(())
+    }
 }
 
 /// Calls `each` with the net, with weights, and random inputs for each batch size

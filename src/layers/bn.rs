@@ -241,15 +241,16 @@ mod tests {
         assert!(got.starts_with("top: "), "{got}");
     }
 
+    /// Two items of two channels; scale, shift, mean and variance.
+    fn batch_and_statistics() -> (Tensor, [Tensor; 4]) {
+        let x = tensor(&[2, 2, 1, 1], [1., 5., 3., 9.]);
+        let blobs = [[10., 1.], [0.5, -1.], [2., 1.], [3., 15.]].map(blob);
+        (x, blobs)
+    }
+
     #[test]
     fn the_earlier_layer_of_pspnet() {
-        let x = tensor(&[2, 2, 1, 1], [1., 5., 3., 9.]);
-        let blobs = [
-            blob([10., 1.]),
-            blob([0.5, -1.]),
-            blob([2., 1.]),
-            blob([3., 15.]),
-        ];
+        let (x, blobs) = batch_and_statistics();
         let param = |phase: Phase, moving| LayerParameter {
             phase: Some(phase.into()),
             bn_param: Some(Box::new(BnParameter {
@@ -277,13 +278,7 @@ mod tests {
 
     #[test]
     fn the_layer_of_pspnet() {
-        let x = tensor(&[2, 2, 1, 1], [1., 5., 3., 9.]);
-        let blobs = [
-            blob([10., 1.]),
-            blob([0.5, -1.]),
-            blob([2., 1.]),
-            blob([3., 15.]),
-        ];
+        let (x, blobs) = batch_and_statistics();
         let param = |phase: Phase, frozen| LayerParameter {
             phase: Some(phase.into()),
             bn_param: Some(Box::new(BnParameter {

@@ -391,7 +391,7 @@ mod routine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{refusal, tensor};
+    use super::super::testing::{refusal, tensor, with_cx};
     use super::*;
     use crate::frontend::proto::PythonParameter;
     use crate::ir::Tensor;
@@ -452,18 +452,7 @@ mod tests {
             r#type: Some("Python".into()),
             ..class(module, layer, param_str)
         };
-        let cx = Cx {
-            name: "test",
-            phase: Phase::Test,
-            bottoms: 1,
-            tops: 1,
-            in_place: false,
-            dialect: None,
-            registry: &super::super::Registry::default(),
-            file: None,
-            span: &|_| None,
-        };
-        let found = stand_in(&param, &cx).map_err(|e| e.0[0].message.clone())?;
+        let found = with_cx(|cx| stand_in(&param, cx)).map_err(|e| e.0[0].message.clone())?;
         Ok(found.unwrap_or(param))
     }
 

@@ -178,28 +178,17 @@ fn rest(bottom: &Shape, dims: &[usize]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{forward, refusal, tensor};
+    use super::super::testing::{forward, refusal, tensor, with_cx};
     use super::*;
 
     fn top(bottom: &[usize], dims: &[i32], axis: i32, num_axes: i32) -> Option<Vec<usize>> {
-        let cx = Cx {
-            name: "r",
-            phase: crate::frontend::proto::Phase::Test,
-            bottoms: 1,
-            tops: 1,
-            in_place: false,
-            dialect: None,
-            registry: &super::super::Registry::default(),
-            file: None,
-            span: &|_| None,
-        };
         let reshape = Reshape {
             dims: dims.to_vec(),
             axis,
             num_axes,
             pixelshuffler: 1,
         };
-        let top = reshape.infer(&[Shape::new(bottom).unwrap()], &cx).ok()?;
+        let top = with_cx(|cx| reshape.infer(&[Shape::new(bottom).unwrap()], cx)).ok()?;
         Some(top[0].to_vec())
     }
 

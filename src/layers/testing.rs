@@ -25,6 +25,21 @@ pub fn noise(dims: &[usize]) -> Tensor {
     Tensor::new(shape, data)
 }
 
+/// Calls `f` with what a layer of one bottom and one top knows in phase TEST.
+pub fn with_cx<T>(f: impl FnOnce(&Cx) -> T) -> T {
+    f(&Cx {
+        name: "test",
+        phase: Phase::Test,
+        bottoms: 1,
+        tops: 1,
+        in_place: false,
+        dialect: None,
+        registry: &Registry::default(),
+        file: None,
+        span: &|_| None,
+    })
+}
+
 /// A layer of these parameters and the shapes of its tops, or `field: message`.
 /// Without bottom or top names it has one of each.
 pub fn infer<L: Layer>(

@@ -97,14 +97,33 @@ pub fn plan(graph: &Valid, isa: Isa, (fuse, chains): (Fuse, Chains)) -> Plan {
     caffec::plan(graph.clone(), &options).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// With Winograd's algorithm wherever it is possible.
-pub fn winograd_plan(graph: &Valid, isa: Isa) -> Plan {
+/// With Winograd's algorithm wherever it is possible, or nowhere.
+pub fn plan_with(convolutions: Convolutions, graph: &Valid, isa: Isa) -> Plan {
     let options = Options {
         isa,
-        convolutions: Convolutions::Winograd,
+        convolutions,
         ..Options::default()
     };
     caffec::plan(graph.clone(), &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The inputs of `inputs()`, as behind a ReLU.
+pub fn rectified(graph: &Graph) -> Vec<Tensor> {
+    let mut inputs = inputs(graph);
+    for input in &mut inputs {
+        input.data.iter_mut().for_each(|x| *x = x.max(0.0));
+    }
+    inputs
+}
+
+/// The largest error of the first output on the JIT, as a share of its largest value.
+pub fn error_share(plan: Plan, inputs: &[Tensor], want: &Tensor) -> f32 {
+    let weights = plan.pack().unwrap();
+    let executable = Executable::new(plan.program, weights, Engine::Jit).unwrap();
+    let got = run(&executable, 1, inputs);
+    let errors = got[0].iter().zip(&want.data).map(|(g, w)| (g - w).abs());
+    let largest = want.data.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    errors.fold(0.0, f32::max) / largest
 }
 
 /// Numbers, of which any NaN equals any NaN.
@@ -199,7 +218,8 @@ pub fn compare(
         );
         fastest.push(paying);
         let what = format!("{name}: {isa} Winograd");
-        run_close(&what, graph, winograd_plan(graph, isa), inputs, want);
+        let plan = plan_with(Convolutions::Winograd, graph, isa);
+        run_close(&what, graph, plan, inputs, want);
     }
     if emit {
         let plan = |isa| plan(graph, isa, (Fuse::All, Chains::WhereItPays));

@@ -5,7 +5,7 @@ use super::super::Outcome;
 use super::super::args::BenchArgs;
 use super::super::model::{self, executable};
 use super::super::talk::Progress;
-use super::{Stats, WARM_UP, each_batch, heading, milliseconds, more};
+use super::{Reports, Stats, WARM_UP, each_batch, heading, milliseconds, more};
 use caffec::diag::{Result, Sources, clean};
 use caffec::ir::Tensor;
 use caffec::kernel::Place;
@@ -14,12 +14,11 @@ use caffec::runtime::exec::{Engine, Executable};
 use caffec::runtime::peak::{fma_peak, read_rate};
 use caffec::summary::{Table, human_bytes};
 use serde_json::{Value, json};
-use std::io::{self, Write};
 use std::time::Instant;
 
 pub fn run(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let isa = model::isa(args.engine.isa)?;
-    let mut reports = Vec::new();
+    let mut reports = Reports::new(args);
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
         let mut outputs = model::output_tensors(&graph)?;
@@ -32,22 +31,12 @@ pub fn run(args: &BenchArgs, sources: &mut Sources) -> Outcome {
         let (exe, _) = executable(graph, &options)?;
         for &threads in &args.threads {
             let report = measure(&exe, isa, threads, args.runs, &inputs, &mut outputs)?;
-            if !args.json {
-                let head = heading(&name, batch, threads, isa);
-                let mut out = io::stdout().lock();
-                writeln!(out, "{head}{}", report.text())?;
-                out.flush()?;
-            }
-            reports.push(report.json(&name, batch, isa));
+            let head = heading(&name, batch, threads, isa);
+            reports.add(&head, report.text(), report.json(&name, batch, isa))?;
         }
         Ok(())
     })?;
-    if args.json {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{}", json!({"version": 1, "settings": reports}))?;
-        out.flush()?;
-    }
-    Ok(())
+    reports.finish()
 }
 
 fn measure(

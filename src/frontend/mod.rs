@@ -28,7 +28,7 @@ pub mod text;
 pub mod upgrade;
 pub mod wire;
 
-pub use bind::{Parsed, parse_text, read_text};
+pub use bind::{BoundText, Parsed, bind_text, parse_text, read_text};
 pub use dialect::Dialect;
 pub use print::{print_text, print_wire};
 pub use solver::SolverNet;
@@ -244,31 +244,53 @@ fn outermost(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The file as canonical text format, before any upgrade, and what was lost on the
-/// way. `kind` none: guessed.
-pub fn canonical_text(
+/// A file as read, before any upgrade.
+#[derive(Debug)]
+pub struct Unchanged {
+    wire: Vec<u8>,
+    /// The message type, with package.
+    ty: &'static str,
+    /// What was lost on the way.
+    pub notes: Vec<Diagnostic>,
+}
+
+impl Unchanged {
+    /// As canonical text format.
+    pub fn text(&self) -> String {
+        print_wire(&self.wire, self.ty)
+    }
+}
+
+/// Reads a net or a solver, text or binary, and holds its fields against the schema, but
+/// no layer against what is known of its type. `kind` none: guessed.
+///
+/// Errors: `Invalid`.
+pub fn read_unchanged(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,
     kind: Option<FileKind>,
     reading: Reading,
-) -> Result<(String, Vec<Diagnostic>)> {
+) -> Result<Unchanged> {
     if let Some((net, notes)) = read_binary(name, &bytes, reading)? {
-        return Ok((print_text(&net, NET), notes));
+        let wire = net.encode_to_vec();
+        return Ok(Unchanged {
+            wire,
+            ty: NET,
+            notes,
+        });
     }
     let file = sources.add(name, bytes);
-    Ok(
-        match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
-            FileKind::Net => {
-                let parsed = read_text::<NetParameter>(sources, file, NET, reading)?;
-                (print_wire(&parsed.wire, NET), parsed.notes)
-            }
-            FileKind::Solver => {
-                let parsed = read_text::<SolverParameter>(sources, file, SOLVER, reading)?;
-                (print_wire(&parsed.wire, SOLVER), parsed.notes)
-            }
-        },
-    )
+    let ty = match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
+        FileKind::Net => NET,
+        FileKind::Solver => SOLVER,
+    };
+    let bound = bind_text(sources, file, ty, reading)?;
+    Ok(Unchanged {
+        wire: bound.wire,
+        ty,
+        notes: bound.notes,
+    })
 }
 
 /// The file in the current format, as text without blobs, and what was lost on the way:

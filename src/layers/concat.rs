@@ -105,7 +105,8 @@ impl Layer for Concat {
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
-        let shapes = |tensors: &[&Tensor]| tensors.iter().map(|t| t.shape.clone()).collect::<Vec<_>>();
+        let shapes =
+            |tensors: &[&Tensor]| tensors.iter().map(|t| t.shape.clone()).collect::<Vec<_>>();
         if let Some(call) = self.routine(&shapes(bottoms), &[]) {
             return super::run(&call, bottoms, params, tops).expect("a routine without faults");
         }
@@ -158,7 +159,9 @@ mod routine {
             let mut at = o * row;
             for (blob, whole, some) in &parts {
                 let from = &blob[o * whole * inner..][..some * inner];
-                let Some(to) = top.get_mut(at..at + from.len()) else { return };
+                let Some(to) = top.get_mut(at..at + from.len()) else {
+                    return;
+                };
                 to.copy_from_slice(from);
                 at += from.len();
             }
@@ -233,17 +236,31 @@ mod tests {
         };
         let concat = joined(1, [Some(1), None, Some(1)], usize::MAX);
         assert_eq!(concat.counted(), Some(1));
-        let data = [vec![1., 0., 4., 0.], vec![2., 5.], vec![3., 0., 0., 6., 0., 0.]];
-        let mut bottoms: Vec<Tensor> = shapes.iter().cloned().zip(data).map(|(s, d)| Tensor::new(s, d)).collect();
+        let data = [
+            vec![1., 0., 4., 0.],
+            vec![2., 5.],
+            vec![3., 0., 0., 6., 0., 0.],
+        ];
+        let mut bottoms: Vec<Tensor> = shapes
+            .iter()
+            .cloned()
+            .zip(data)
+            .map(|(s, d)| Tensor::new(s, d))
+            .collect();
         bottoms.extend([1., 1.].map(|count| Tensor::new(Shape::new([1]).unwrap(), vec![count])));
         let bottoms: Vec<&Tensor> = bottoms.iter().collect();
-        let mut tops = [[2, 6].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
+        let mut tops =
+            [[2, 6].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
         concat.reference(&bottoms, &[], &mut tops);
-        assert_eq!(tops[0].data, [1., 2., 3., 0., 0., 0., 4., 5., 6., 0., 0., 0.]);
+        assert_eq!(
+            tops[0].data,
+            [1., 2., 3., 0., 0., 0., 4., 5., 6., 0., 0., 0.]
+        );
         assert_eq!(tops[1].data, [3.]);
         // They have three places together at most.
         let concat = joined(1, [Some(1), None, Some(1)], 3);
-        let mut tops = [[2, 3].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
+        let mut tops =
+            [[2, 3].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
         concat.reference(&bottoms, &[], &mut tops);
         assert_eq!(tops[0].data, [1., 2., 3., 4., 5., 6.]);
         for counted in [[Some(0); 3], [Some(0), None, Some(1)], [None; 3]] {

@@ -112,7 +112,7 @@ impl Plan {
     ///
     /// Errors: the system refuses the memory.
     pub fn pack(&self) -> Result<Block> {
-        let mut block = Block::zeroed(self.program.weights_len)?;
+        let mut block = runtime::block(self.program.weights_len)?;
         lower::pack(&self.graph, &self.packs, &mut block);
         Ok(block)
     }

@@ -51,13 +51,13 @@ impl Layer for DetectionEvaluate {
 
     /// Errors: also `Open` if nobody has read the file.
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        cx.counts(2..=2, 1..=1)?;
-        cx.not_in_place()?;
-        let field = |name: &str| format!("detection_evaluate_param.{name}");
-        if cx.dialect == Some(Dialect::CascadeRcnn) {
+        if cx.dialect == Some(Dialect::CascadeRcnn) || cx.bottoms == 3 {
             let message = "DetectionEvaluate of Cascade R-CNN, whose rows have another order";
             return Err(cx.unsupported("type", message).into());
         }
+        cx.counts(2..=2, 1..=1)?;
+        cx.not_in_place()?;
+        let field = |name: &str| format!("detection_evaluate_param.{name}");
         let p = param.detection_evaluate_param.clone().unwrap_or_default();
         let Some(classes) = p.num_classes else {
             let message = "num_classes is missing";
@@ -459,7 +459,10 @@ mod tests {
         assert!(got.starts_with(&field("name_size_file")), "{got}");
         let got = refused(|p| p.num_classes = None);
         assert!(got.starts_with("detection_evaluate_param: "), "{got}");
-        let got = refusal::<DetectionEvaluate>(&param(true), &[&[1, 1, 1, 7], &[1, 1, 1, 7]]);
+        let row: &[usize] = &[1, 1, 1, 7];
+        let got = refusal::<DetectionEvaluate>(&param(true), &[row; 3]);
+        assert!(got.starts_with("type: "), "{got}");
+        let got = refusal::<DetectionEvaluate>(&param(true), &[row; 2]);
         assert!(got.starts_with("bottom[1]: "), "{got}");
     }
 }

@@ -15,6 +15,7 @@
 pub mod binary;
 mod bind;
 mod dialect;
+pub mod files;
 pub mod filter;
 pub mod forks;
 mod hdf5;
@@ -99,7 +100,7 @@ pub struct Net {
     /// weights as those of InnerProduct layers.
     pub flat: BTreeSet<usize>,
     /// By index of a layer, the array in the file that it names (the matrix of an
-    /// InfogainLoss), for whoever may read files to add.
+    /// InfogainLoss), where that is there.
     pub files: BTreeMap<usize, Vec<f32>>,
     /// Layers of the file that are not part of the net in this state.
     pub elsewhere: Vec<(LayerParameter, LayerSource)>,
@@ -117,12 +118,27 @@ pub enum Loaded {
 }
 
 /// Reads a net or a solver, text or binary; a net is upgraded and keeps the layers of
-/// `state`. `name` is the file's name for messages; text is added to `sources`. `kind`
-/// none: guessed.
+/// `state`. `name` is the file's, for messages and to look from for files that the net
+/// names ([`files::named`]); text is added to `sources`. `kind` none: guessed.
 ///
-/// Errors: `Invalid`. Source: BVLC/caffe `net.cpp`, `Net(param_file, phase, level,
+/// Errors: `Invalid`; those of reading a file that is named and there. Source: BVLC/caffe `net.cpp`, `Net(param_file, phase, level,
 /// stages)` and `Init` up to `FilterNet`.
 pub fn load(
+    name: &str,
+    bytes: Vec<u8>,
+    sources: &mut Sources,
+    state: &State,
+    kind: Option<FileKind>,
+) -> Result<Loaded> {
+    let mut loaded = load_alone(name, bytes, sources, state, kind)?;
+    if let Loaded::Net(net) = &mut loaded {
+        files::read_matrices(net, name.as_ref())?;
+    }
+    Ok(loaded)
+}
+
+/// As [`load`], without the files that the net names.
+fn load_alone(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,

@@ -190,9 +190,8 @@ impl Weights<'_> {
         let all = channels(node.tops[0], self.graph) as f64;
         let of = move |i: u64| if i < own { x } else { Moments::NORMAL };
         let specs = self.graph.param_specs(node).expect("a valid graph");
-        for t in 0..transitions {
-            let filter = &specs[t].shape;
-            let fan_in = filter.count() / filter[0].max(1);
+        for (t, filter) in specs.iter().take(transitions).enumerate() {
+            let fan_in = filter.shape.count() / filter.shape[0].max(1);
             // A rectified normal distribution has half of its square.
             self.set_normal(node, t, 0.0, (2.0 / fan_in as f64).sqrt());
             self.set(node, transitions + t, |s, i| 0.8 + 0.4 * s.uniform(i));

@@ -70,13 +70,17 @@ pub fn choose(graph: &Graph, options: &Options, conv: &Conv) -> Option<Winograd>
     if !(simple && dense && square) || dst.count() == 0 {
         return None;
     }
+    let inputs = conv.inputs / conv.group;
     let layer = Layer {
         images: dst[0],
         size: [dst[2], dst[3]],
         source: conv.inputs.div_ceil(BLOCK),
-        inputs: (conv.inputs / conv.group).div_ceil(BLOCK),
+        inputs: inputs.div_ceil(BLOCK),
         outputs: conv.outputs.div_ceil(BLOCK),
-        direct: conv.sums() as f64 * conv.outputs as f64,
+        sums: match conv.has_few_inputs() {
+            true => conv.sums(),
+            false => conv.sums() / inputs * inputs.next_multiple_of(BLOCK),
+        },
     };
     let sides = winograd_tiles(conv.kernel[0]).iter();
     let plans = sides.flat_map(|&(n, m)| layer.plans(n.into(), m.into()));
@@ -91,7 +95,7 @@ pub fn choose(graph: &Graph, options: &Options, conv: &Conv) -> Option<Winograd>
 }
 
 /// Bytes that a core gets in a cycle from memory and from the third-level cache.
-const MEMORY: f64 = 5.0;
+const MEMORY: f64 = 7.0;
 const L3: f64 = 12.0;
 
 /// What stays in the third- and in the second-level cache beside other data.
@@ -108,8 +112,8 @@ struct Layer {
     /// Those that an output is made of.
     inputs: usize,
     outputs: usize,
-    /// Products in the sums of one pixel.
-    direct: f64,
+    /// Products in a sum of the direct convolution, with those of missing channels.
+    sums: usize,
 }
 
 impl Layer {
@@ -146,8 +150,7 @@ impl Layer {
         }
     }
 
-    /// Cycles of one core, roughly; time for memory is not hidden, since other cores want
-    /// it, too.
+    /// Cycles of one core, roughly. Weights are fetched while others are multiplied.
     fn cost(&self, w: &Winograd) -> f64 {
         let whole = [self.images, w.tiles[0], w.tiles[1]];
         let groups: usize = whole
@@ -187,13 +190,15 @@ impl Layer {
         let transform = tiles * (source * to + outputs * from);
         // What four cores lose when tasks do not divide evenly, by half.
         let uneven = 0.5 + 0.5 * (tasks / 4.0).ceil() * 4.0 / tasks;
-        (multiply + read_values + transform) * uneven + read_weights
+        let work = (multiply + read_values + transform) * uneven;
+        work.max(read_weights)
     }
 
     fn direct_cost(&self) -> f64 {
         let pixels = (self.images * self.size[0] * self.size[1]) as f64;
-        let sums = 1.2 * self.direct * pixels / 32.0;
-        sums + 4.0 * self.direct / MEMORY
+        let weights = (self.sums * self.outputs * BLOCK) as f64;
+        let multiply = 1.1 * weights * pixels / 32.0;
+        multiply.max(4.0 * weights / MEMORY)
     }
 }
 
@@ -631,7 +636,9 @@ impl Nest<'_> {
                         slope: 0.0,
                         ahead: None,
                     };
-                    body.extend(b.line(&call.blocks_on(first, tile, nb), tiles, nb));
+                    let call = call.blocks_on(first, tile, nb);
+                    let call = call.fetching_on(b.isa(), tiles, nb);
+                    body.extend(b.line(&call, tiles, nb));
                 }
             }
             stmts.extend(for_loop(tile, count, body));
@@ -764,7 +771,7 @@ mod tests {
             source: inputs.div_ceil(BLOCK),
             inputs: inputs.div_ceil(BLOCK),
             outputs: outputs.div_ceil(BLOCK),
-            direct: (inputs * outputs * kernel * kernel) as f64,
+            sums: inputs * kernel * kernel,
         }
     }
 

@@ -122,6 +122,19 @@ impl BlobData {
             }
         }
     }
+
+    /// Lets the system take back the memory of these numbers, if they are in a mapped file.
+    pub fn release(&self, numbers: Range<usize>) {
+        if let Data::InFile {
+            file,
+            range,
+            encoding,
+        } = &self.0
+        {
+            let size = encoding.size();
+            file.release(range.start + numbers.start * size..range.start + numbers.end * size);
+        }
+    }
 }
 
 impl std::fmt::Debug for BlobData {
@@ -164,6 +177,18 @@ impl Contents {
         match self {
             Contents::Mapped(map) => map,
             Contents::Read(bytes) => bytes,
+        }
+    }
+
+    /// Forgets bytes of a mapped file until somebody asks for them again.
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Contents::Mapped(map) = self {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // Refused, they stay.
+            // SAFETY: the map is only read: pages that are dropped are those of the file,
+            // and come back from it.
+            let _ = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
         }
     }
 }
@@ -315,8 +340,12 @@ impl Walk<'_> {
             })?;
             let field = ty.numbered(record.number).map(|f| f.name);
             match (field, record.payload) {
-                (Some("name"), Payload::Bytes(name)) => layer.name = wire::to_utf8(name.to_vec()),
-                (Some("type"), Payload::Bytes(kind)) => layer.kind = wire::to_utf8(kind.to_vec()),
+                (Some("name"), Payload::Bytes(name)) => {
+                    layer.name = wire::to_utf8(name).into_owned()
+                }
+                (Some("type"), Payload::Bytes(kind)) => {
+                    layer.kind = wire::to_utf8(kind).into_owned()
+                }
                 (Some("type"), Payload::Varint(number)) => {
                     let known = LayerType::try_from(number as i32);
                     layer.kind = known.map_or("", v1_type_name).to_string();
@@ -670,8 +699,7 @@ impl<'a> Strip<'a> {
                 put(WireType::LengthDelimited, &inner);
             }
             (_, Payload::Bytes(bytes)) if field.kind == ValueType::String => {
-                let text = wire::to_utf8(bytes.to_vec());
-                put(WireType::LengthDelimited, text.as_bytes());
+                put(WireType::LengthDelimited, wire::to_utf8(bytes).as_bytes());
             }
             (_, Payload::Bytes(bytes)) => put(WireType::LengthDelimited, bytes),
             (_, Payload::Fixed32(bits)) => put(WireType::ThirtyTwoBit, &bits.to_le_bytes()),

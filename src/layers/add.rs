@@ -62,6 +62,9 @@ mod tests {
     #[test]
     fn extents_that_differ() {
         let got = refusal::<Add>(&LayerParameter::default(), &[&[2, 3], &[2, 4]]);
-        assert_eq!(got, "bottom: bottoms of 2×3 and 2×4: extents must be equal or 1");
+        assert_eq!(
+            got,
+            "bottom: bottoms of 2×3 and 2×4: extents must be equal or 1"
+        );
     }
 }

@@ -42,8 +42,7 @@ impl Layer for ArgMax {
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let bottom = &bottoms[0];
-        let axis = cx.locate("argmax_param", bottom
-            .axis(self.axis.unwrap_or(0)))?;
+        let axis = cx.locate("argmax_param", bottom.axis(self.axis.unwrap_or(0)))?;
         let choices = match self.axis {
             Some(_) => bottom[axis],
             None => bottom.count_of(1..bottom.len()),

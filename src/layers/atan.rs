@@ -51,7 +51,11 @@ mod routine {
             sum = 1.0 / f64::from(2 * term + 1) - t * t * sum;
         }
         let angle = 4.0 * t * sum;
-        let angle = if turned { std::f64::consts::FRAC_PI_2 - angle } else { angle };
+        let angle = if turned {
+            std::f64::consts::FRAC_PI_2 - angle
+        } else {
+            angle
+        };
         angle.copysign(x)
     }
 }
@@ -67,8 +71,15 @@ mod tests {
         let x = [0., 1., -1., f32::INFINITY, f32::NEG_INFINITY, 3f32.sqrt()];
         let y = forward::<Atan>(&LayerParameter::default(), &[tensor(&[6], x)], &[]);
         let sixty = std::f32::consts::FRAC_PI_3;
-        assert_eq!(y[0].data, [0., FRAC_PI_4, -FRAC_PI_4, FRAC_PI_2, -FRAC_PI_2, sixty]);
-        let y = forward::<Atan>(&LayerParameter::default(), &[tensor(&[2], [f32::NAN, -0.0])], &[]);
+        assert_eq!(
+            y[0].data,
+            [0., FRAC_PI_4, -FRAC_PI_4, FRAC_PI_2, -FRAC_PI_2, sixty]
+        );
+        let y = forward::<Atan>(
+            &LayerParameter::default(),
+            &[tensor(&[2], [f32::NAN, -0.0])],
+            &[],
+        );
         assert!(y[0].data[0].is_nan() && y[0].data[1].is_sign_negative());
     }
 

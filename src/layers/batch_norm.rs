@@ -386,7 +386,11 @@ mod tests {
         let blobs = [7., 7., 1., 10., 0.5].map(|v| tensor(&[1], [v]));
         let y = forward::<BatchNorm>(&p, &[&x], &blobs);
         assert_eq!(y[0].data, [-9.5, 10.5]);
-        let read: Vec<&[f32]> = [&x].into_iter().chain(&blobs).map(|b| &b.data[..]).collect();
+        let read: Vec<&[f32]> = [&x]
+            .into_iter()
+            .chain(&blobs)
+            .map(|b| &b.data[..])
+            .collect();
         let mut top = [0.; 2];
         routine::run(&read, &mut [&mut top], &[1, 1, 0], &[0.]);
         assert_eq!(top[..], y[0].data);

@@ -69,7 +69,10 @@ mod tests {
         let y = forward::<BatchReindex>(&LayerParameter::default(), &[x, numbers], &[]);
         assert_eq!(y[0].shape.dims(), [5, 1, 2]);
         assert_eq!(y[0].data[..6], [3., 4., 1., 2., 3., 4.]);
-        assert!(y[0].data[6..8].iter().all(|y| y.is_nan()), "there is no item 2");
+        assert!(
+            y[0].data[6..8].iter().all(|y| y.is_nan()),
+            "there is no item 2"
+        );
         assert_eq!(y[0].data[8..], [1., 2.]);
     }
 

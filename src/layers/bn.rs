@@ -82,7 +82,11 @@ impl Layer for Bn {
             cx.counts(1..=1, 1..=1)?;
             let stored = cx.phase == Phase::Test && p.moving_average();
             return Ok(Bn {
-                statistics: if stored { Statistics::Stored } else { Statistics::Batch },
+                statistics: if stored {
+                    Statistics::Stored
+                } else {
+                    Statistics::Batch
+                },
                 eps: p.var_eps(),
                 fillers: vec![
                     constant(p.scale_filler, 0.0),
@@ -115,7 +119,11 @@ impl Layer for Bn {
         let batch = cx.phase == Phase::Train && !p.frozen();
         let variance = if p.frozen() { 1.0 } else { 0.0 };
         Ok(Bn {
-            statistics: if batch { Statistics::Batch } else { Statistics::Stored },
+            statistics: if batch {
+                Statistics::Batch
+            } else {
+                Statistics::Stored
+            },
             eps: p.eps(),
             fillers: vec![
                 constant(p.slope_filler, 1.0),
@@ -151,7 +159,11 @@ impl Layer for Bn {
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
         let inner = bottoms[0].count_of(2..bottoms[0].len());
         let sizes = vec![bottoms[0][1], inner, self.statistics as usize];
-        Some(Call::new(routine!("bn", "batch_norm"), sizes, vec![self.eps]))
+        Some(Call::new(
+            routine!("bn", "batch_norm"),
+            sizes,
+            vec![self.eps],
+        ))
     }
 
     fn pointwise(&self, _bottoms: &[Shape], params: &[&Tensor]) -> Option<Pointwise> {
@@ -234,7 +246,10 @@ mod tests {
         };
         let y = forward::<Bn>(&param(BnMode::Learn, 3), &[&x], &blobs);
         assert_close(&y[0].data, &[-9.5, -2., 10.5, 0.], 1e-6);
-        assert_eq!((&y[1].data[..], &y[2].data[..]), (&[2., 7.][..], &[1., 4.][..]));
+        assert_eq!(
+            (&y[1].data[..], &y[2].data[..]),
+            (&[2., 7.][..], &[1., 4.][..])
+        );
         let y = forward::<Bn>(&param(BnMode::Inference, 1), &[x], &blobs);
         assert_eq!(y[0].data, [10.5, 4., 30.5, 8.]);
         let got = refusal::<Bn>(&param(BnMode::Inference, 2), &[&[1, 2]]);

@@ -44,7 +44,14 @@ mod tests {
     fn values() {
         let x = tensor(&[6], [0., 1., -1., 1e30, f32::NEG_INFINITY, f32::NAN]);
         let y = forward::<Bnll>(&LayerParameter::default(), &[x], &[]);
-        let want = [std::f32::consts::LN_2, 1.313_261_7, 0.313_261_7, 1e30, 0., f32::NAN];
+        let want = [
+            std::f32::consts::LN_2,
+            1.313_261_7,
+            0.313_261_7,
+            1e30,
+            0.,
+            f32::NAN,
+        ];
         assert_close(&y[0].data, &want, 1e-7);
     }
 }

@@ -70,7 +70,8 @@ impl Layer for BoxGroupOutput {
             let [n, c, height, width] = legacy(&pair[0], &format!("bottom[{}]", 2 * i), cx)?;
             if c != classes || n != images * anchors.len() {
                 let (scores, each) = (&pair[0], anchors.len());
-                let message = format!("{scores} for {images} images, {each} anchors, {classes} classes");
+                let message =
+                    format!("{scores} for {images} images, {each} anchors, {classes} classes");
                 return Err(cx.invalid(&format!("bottom[{}]", 2 * i), message).into());
             }
             let at = format!("bottom[{}]", 2 * i + 1);
@@ -120,7 +121,11 @@ mod routine {
         let [x2, y2] = [min(a[2], b[2]), min(a[3], b[3])];
         // Regions that share one column overlap, those that share one row do not.
         let apart = x1 > x2 || y1 >= y2;
-        let both = if apart { 0.0 } else { (x2 - x1 + 1.0) * (y2 - y1 + 1.0) };
+        let both = if apart {
+            0.0
+        } else {
+            (x2 - x1 + 1.0) * (y2 - y1 + 1.0)
+        };
         share(both, area(a), area(b), of)
     }
 
@@ -196,7 +201,9 @@ mod tests {
             tensor(&[2, 1, 1, 1], background),
             tensor(&[2, 4, 1, 1], [0.; 8]),
         ];
-        forward_counted::<BoxGroupOutput>(&param(p), &bottoms).remove(1).data
+        forward_counted::<BoxGroupOutput>(&param(p), &bottoms)
+            .remove(1)
+            .data
     }
 
     #[test]
@@ -218,7 +225,10 @@ mod tests {
 
     #[test]
     fn where_there_is_none_there_is_one() {
-        let bottoms = [tensor(&[2, 1, 1, 1], [1.; 2]), tensor(&[2, 4, 1, 1], [0.; 8])];
+        let bottoms = [
+            tensor(&[2, 1, 1, 1], [1.; 2]),
+            tensor(&[2, 4, 1, 1], [0.; 8]),
+        ];
         let tops = forward_counted::<BoxGroupOutput>(&param(two()), &bottoms);
         assert_eq!(tops[0].data, [0., 1., 1., 10., 10.]);
     }

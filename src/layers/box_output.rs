@@ -62,7 +62,10 @@ impl Limits {
         let each = boxes.min(self.before).min(self.after);
         let rows = images.saturating_mul(each).max(1);
         let shape = |columns| cx.locate("bottom", Shape::new([rows, columns, 1, 1]));
-        [5, 6][..cx.tops].iter().map(|&columns| shape(columns)).collect()
+        [5, 6][..cx.tops]
+            .iter()
+            .map(|&columns| shape(columns))
+            .collect()
     }
 }
 
@@ -90,7 +93,9 @@ impl Layer for BoxOutput {
         ] {
             if values.len() != cx.bottoms {
                 let message = format!("{} values for {} bottoms", values.len(), cx.bottoms);
-                return Err(cx.invalid(&format!("box_output_param.{field}"), message).into());
+                return Err(cx
+                    .invalid(&format!("box_output_param.{field}"), message)
+                    .into());
             }
         }
         let map = |i: usize| [p.field_w[i], p.field_h[i], p.downsample_rate[i]];
@@ -192,7 +197,9 @@ pub mod routine {
 
     // Writes image and corners, and with them the scores into a second top.
     pub fn write(rows: &[[f32; 6]], tops: &mut [&mut [f32]]) {
-        let Some((count, tops)) = tops.split_last_mut() else { return };
+        let Some((count, tops)) = tops.split_last_mut() else {
+            return;
+        };
         count[0] = rows.len().max(1) as f32;
         for (top, columns) in tops.iter_mut().zip([5, 6]) {
             top.fill(0.0);
@@ -283,7 +290,9 @@ mod tests {
         let [x, y, w, h] = t.map(|t| [0., t]);
         let values = [[0.5; 2], scores.map(|s| s + 0.5), x, y, w, h];
         let bottom = tensor(&[1, 6, 1, 2], values.concat());
-        forward_counted::<BoxOutput>(&param(p), &[bottom]).remove(1).data
+        forward_counted::<BoxOutput>(&param(p), &[bottom])
+            .remove(1)
+            .data
     }
 
     #[test]
@@ -325,11 +334,26 @@ mod tests {
     fn refusals() {
         let shape: [&[usize]; 1] = [&[1, 6, 1, 2]];
         for (p, field) in [
-            (BoxOutputParameter { field_w: vec![], ..one() }, "field_w"),
-            (BoxOutputParameter { nms_type: Some("best".into()), ..one() }, "nms_type"),
+            (
+                BoxOutputParameter {
+                    field_w: vec![],
+                    ..one()
+                },
+                "field_w",
+            ),
+            (
+                BoxOutputParameter {
+                    nms_type: Some("best".into()),
+                    ..one()
+                },
+                "nms_type",
+            ),
         ] {
             let got = refusal::<BoxOutput>(&param(p), &shape);
-            assert!(got.starts_with(&format!("box_output_param.{field}: ")), "{got}");
+            assert!(
+                got.starts_with(&format!("box_output_param.{field}: ")),
+                "{got}"
+            );
         }
         let got = refusal::<BoxOutput>(&param(one()), &[&[1, 4, 1, 2]]);
         assert!(got.starts_with("bottom[0]: "), "{got}");

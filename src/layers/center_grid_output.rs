@@ -81,7 +81,10 @@ impl Layer for CenterGridOutput {
         Ok(CenterGridOutput {
             softmax,
             landmarks: p.has_lm(),
-            keep_top_k: usize::try_from(p.keep_top_k()).ok().filter(|&k| k > 0).unwrap_or(usize::MAX),
+            keep_top_k: usize::try_from(p.keep_top_k())
+                .ok()
+                .filter(|&k| k > 0)
+                .unwrap_or(usize::MAX),
             confidence: p.confidence_threshold.unwrap_or(f32::MIN),
             threshold: p.nms_thresh(),
             net: [
@@ -101,7 +104,8 @@ impl Layer for CenterGridOutput {
             let [n, channels, height, width] = legacy(bottom, &at, cx)?;
             if n != images || channels != self.channels() || height != width {
                 let wanted = self.channels();
-                let message = format!("{bottom} instead of {images} square maps of {wanted} channels");
+                let message =
+                    format!("{bottom} instead of {images} square maps of {wanted} channels");
                 return Err(cx.invalid(&at, message).into());
             }
             cells = cells.saturating_add(height * width);
@@ -153,7 +157,8 @@ mod routine {
         for image in 0..images {
             // Image, label, score, then corners and landmarks in pixels.
             let mut found: Vec<Vec<f32>> = Vec::new();
-            for (bottom, (&side, &scale)) in bottoms.iter().zip(sizes[6..].iter().zip(&values[2..])) {
+            for (bottom, (&side, &scale)) in bottoms.iter().zip(sizes[6..].iter().zip(&values[2..]))
+            {
                 let cells = side * side;
                 let stride = net[0] / side as f32;
                 let limit = stride * side as f32;
@@ -237,7 +242,9 @@ mod tests {
         let none: Vec<f32> = values.iter().map(|_| -9.).collect();
         let map = |values: &[f32]| tensor(&[1, values.len(), 1, 1], values);
         let bottoms = [map(values), map(&none), map(&none)];
-        forward_counted::<CenterGridOutput>(&param(p), &bottoms).remove(0).data
+        forward_counted::<CenterGridOutput>(&param(p), &bottoms)
+            .remove(0)
+            .data
     }
 
     #[test]
@@ -271,15 +278,45 @@ mod tests {
     fn refusals() {
         let shapes: [&[usize]; 3] = [&[1, 5, 1, 1]; 3];
         for (p, field) in [
-            (DetectionOutputParameter { num_classes: None, ..sigmoid() }, "num_classes"),
-            (DetectionOutputParameter { bias_scale: vec![], ..sigmoid() }, "bias_scale"),
-            (DetectionOutputParameter { net_width: None, ..sigmoid() }, "net_width"),
-            (DetectionOutputParameter { has_lm: Some(true), ..sigmoid() }, "has_lm"),
+            (
+                DetectionOutputParameter {
+                    num_classes: None,
+                    ..sigmoid()
+                },
+                "num_classes",
+            ),
+            (
+                DetectionOutputParameter {
+                    bias_scale: vec![],
+                    ..sigmoid()
+                },
+                "bias_scale",
+            ),
+            (
+                DetectionOutputParameter {
+                    net_width: None,
+                    ..sigmoid()
+                },
+                "net_width",
+            ),
+            (
+                DetectionOutputParameter {
+                    has_lm: Some(true),
+                    ..sigmoid()
+                },
+                "has_lm",
+            ),
         ] {
             let got = refusal::<CenterGridOutput>(&param(p), &shapes);
-            assert!(got.starts_with(&format!("detection_output_param.{field}: ")), "{got}");
+            assert!(
+                got.starts_with(&format!("detection_output_param.{field}: ")),
+                "{got}"
+            );
         }
-        let got = refusal::<CenterGridOutput>(&param(sigmoid()), &[&[1, 5, 1, 1], &[1, 6, 1, 1], &[1, 5, 1, 1]]);
+        let got = refusal::<CenterGridOutput>(
+            &param(sigmoid()),
+            &[&[1, 5, 1, 1], &[1, 6, 1, 1], &[1, 5, 1, 1]],
+        );
         assert!(got.starts_with("bottom[1]: "), "{got}");
     }
 }

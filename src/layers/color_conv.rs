@@ -99,7 +99,11 @@ mod routine {
                 5 => [value(0); 3],
                 _ => [value(0), value(1), value(2)],
             };
-            let from = if sizes[0] == 0 || sizes[0] == 5 { 1 } else { sizes[0] };
+            let from = if sizes[0] == 0 || sizes[0] == 5 {
+                1
+            } else {
+                sizes[0]
+            };
             let [a, b, c] = match (from, sizes[1]) {
                 (1, 2) => xyz_of_rgb(color),
                 (1, 3) => lab_of_xyz(xyz_of_rgb(color)),
@@ -132,28 +136,48 @@ mod routine {
     fn xyz_of_rgb(rgb: [f64; 3]) -> [f64; 3] {
         let linear = |v: f64| {
             let v = v / 255.0;
-            if v <= 0.04045 { v / 12.92 } else { power((v + 0.055) / 1.055, 2.4) }
+            if v <= 0.04045 {
+                v / 12.92
+            } else {
+                power((v + 0.055) / 1.055, 2.4)
+            }
         };
         times(&XYZ_OF_RGB, rgb.map(linear))
     }
 
     fn rgb_of_xyz(xyz: [f64; 3]) -> [f64; 3] {
         let curve = |v: f64| {
-            let s = if v <= 0.0031308 { v * 12.92 } else { 1.055 * power(v, 1.0 / 2.4) - 0.055 };
+            let s = if v <= 0.0031308 {
+                v * 12.92
+            } else {
+                1.055 * power(v, 1.0 / 2.4) - 0.055
+            };
             s * 255.0
         };
         times(&RGB_OF_XYZ, xyz).map(curve)
     }
 
     fn lab_of_xyz(xyz: [f64; 3]) -> [f64; 3] {
-        let root = |v: f64| if v > 0.008867 { power(v, 1.0 / 3.0) } else { (903.3 * v + 16.0) / 116.0 };
+        let root = |v: f64| {
+            if v > 0.008867 {
+                power(v, 1.0 / 3.0)
+            } else {
+                (903.3 * v + 16.0) / 116.0
+            }
+        };
         let [x, y, z] = [0, 1, 2].map(|i| root(xyz[i] / WHITE[i]));
         [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
     }
 
     fn xyz_of_lab(lab: [f64; 3]) -> [f64; 3] {
         let y = (lab[0] + 16.0) / 116.0;
-        let cube = |v: f64| if v > 0.206896 { v * v * v } else { (116.0 * v - 16.0) / 903.3 };
+        let cube = |v: f64| {
+            if v > 0.206896 {
+                v * v * v
+            } else {
+                (116.0 * v - 16.0) / 903.3
+            }
+        };
         let cubes = [y + lab[1] / 500.0, y, y - lab[2] / 200.0].map(cube);
         [0, 1, 2].map(|i| cubes[i] * WHITE[i])
     }
@@ -179,7 +203,9 @@ mod tests {
 
     fn convert(input: ColorSpace, output: ColorSpace, color: &[f32]) -> Vec<f32> {
         let bottom = tensor(&[1, color.len(), 1, 1], color);
-        forward::<ColorConv>(&param(input, output), &[bottom], &[]).remove(0).data
+        forward::<ColorConv>(&param(input, output), &[bottom], &[])
+            .remove(0)
+            .data
     }
 
     #[test]
@@ -190,7 +216,11 @@ mod tests {
         // Its x is a little off the white of Lab: 500 · (cbrt(0.95047 / 0.95074) − 1).
         assert_close(&convert(Bgr, Lab, &[255.; 3]), &[100., -0.04733, 0.], 1e-4);
         assert_close(&convert(Bgr, Lab, &[0.; 3]), &[0.; 3], 1e-6);
-        assert_close(&convert(Bgr, Xyz, &[0., 0., 255.]), &[0.4124564, 0.2126729, 0.0193339], 1e-6);
+        assert_close(
+            &convert(Bgr, Xyz, &[0., 0., 255.]),
+            &[0.4124564, 0.2126729, 0.0193339],
+            1e-6,
+        );
         // 116 · cbrt(0.2126729) − 16
         assert_close(&convert(Bgr, Lab, &[0., 0., 255.])[..1], &[53.2408], 1e-4);
     }

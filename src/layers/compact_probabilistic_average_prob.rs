@@ -40,7 +40,11 @@ impl Layer for CompactProbabilisticAverageProb {
         }
         let mut named = Vec::new();
         for (i, classifier) in classifiers.iter().enumerate() {
-            if let Some(class) = classifier.class_id.iter().find(|&&id| id as usize >= classes) {
+            if let Some(class) = classifier
+                .class_id
+                .iter()
+                .find(|&&id| id as usize >= classes)
+            {
                 let message = format!("there is no class {class} of {classes}");
                 let at = format!("{field}.compact_classify_layer_param[{i}].class_id");
                 return Err(cx.invalid(&at, message).into());
@@ -61,7 +65,10 @@ impl Layer for CompactProbabilisticAverageProb {
                 return Err(cx.invalid(&at, message).into());
             }
         }
-        Ok(vec![cx.locate("bottom", Shape::new([items, self.classes, 1, 1]))?])
+        Ok(vec![cx.locate(
+            "bottom",
+            Shape::new([items, self.classes, 1, 1]),
+        )?])
     }
 
     /// One call an item.
@@ -76,7 +83,9 @@ impl Layer for CompactProbabilisticAverageProb {
 mod routine {
     // One item. `sizes`: the classes of all classifiers, one after the other.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-        let Some((weights, classifiers)) = bottoms.split_last() else { return };
+        let Some((weights, classifiers)) = bottoms.split_last() else {
+            return;
+        };
         let mut sums = vec![0.0; tops[0].len()];
         let mut classes = sizes.iter();
         for (classifier, &weight) in classifiers.iter().zip(*weights) {

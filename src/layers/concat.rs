@@ -24,23 +24,6 @@ pub struct Concat {
     most: usize,
 }
 
-impl Concat {
-    /// Tells along which axes the bottoms have data-dependent extents, and the most elements
-    /// that they have together. Along others than its own the layer carries them, unless
-    /// some are along its own.
-    pub fn find_counted(&mut self, axes: &[Option<usize>], bottoms: &[Shape], most: usize) {
-        let own = bottoms[0].axis(self.axis);
-        let some = axes.iter().flatten().next().is_some();
-        if let (false, true, Ok(own)) = (self.single, some, own)
-            && axes.iter().flatten().all(|&axis| axis == own)
-        {
-            self.axis = own as i32;
-            self.counted = axes.iter().map(Option::is_some).collect();
-            self.most = most;
-        }
-    }
-}
-
 impl Layer for Concat {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1.., 1..=1)?;
@@ -83,6 +66,21 @@ impl Layer for Concat {
         (axis != axis_of(self.axis, &bottoms[0])).then_some(axis)
     }
 
+    /// Along others than its own axis it carries the extents, unless some are along its own.
+    fn join(&mut self, axes: &[Option<usize>], bottoms: &[Shape], most: Option<usize>) -> bool {
+        let Ok(own) = bottoms[0].axis(self.axis) else {
+            return false;
+        };
+        let mut known = axes.iter().flatten().peekable();
+        let joins = !self.single && known.peek().is_some() && known.all(|&axis| axis == own);
+        if joins {
+            self.axis = own as i32;
+            self.counted = axes.iter().map(Option::is_some).collect();
+            self.most = most.unwrap_or(usize::MAX);
+        }
+        joins
+    }
+
     fn counted(&self) -> Option<usize> {
         let axis = usize::try_from(self.axis);
         axis.ok().filter(|_| self.takes_counts())
@@ -105,7 +103,8 @@ impl Layer for Concat {
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {
-        let shapes = |tensors: &[&Tensor]| tensors.iter().map(|t| t.shape.clone()).collect::<Vec<_>>();
+        let shapes =
+            |tensors: &[&Tensor]| tensors.iter().map(|t| t.shape.clone()).collect::<Vec<_>>();
         if let Some(call) = self.routine(&shapes(bottoms), &[]) {
             return super::run(&call, bottoms, params, tops).expect("a routine without faults");
         }
@@ -158,7 +157,9 @@ mod routine {
             let mut at = o * row;
             for (blob, whole, some) in &parts {
                 let from = &blob[o * whole * inner..][..some * inner];
-                let Some(to) = top.get_mut(at..at + from.len()) else { return };
+                let Some(to) = top.get_mut(at..at + from.len()) else {
+                    return;
+                };
                 to.copy_from_slice(from);
                 at += from.len();
             }
@@ -221,33 +222,48 @@ mod tests {
     #[test]
     fn what_counts_follows() {
         let shapes = [[2, 2], [2, 1], [2, 3]].map(|dims| Shape::new(dims).unwrap());
-        let joined = |axis: i32, counted: [Option<usize>; 3], most: usize| {
+        let joined = |axis: i32, counted: [Option<usize>; 3], most: Option<usize>| {
             let mut concat = Concat {
                 axis,
                 single: false,
                 counted: Vec::new(),
                 most: usize::MAX,
             };
-            concat.find_counted(&counted, &shapes, most);
+            let joins = concat.join(&counted, &shapes, most);
+            assert_eq!(joins, concat.counted().is_some());
             concat
         };
-        let concat = joined(1, [Some(1), None, Some(1)], usize::MAX);
+        let concat = joined(1, [Some(1), None, Some(1)], None);
         assert_eq!(concat.counted(), Some(1));
-        let data = [vec![1., 0., 4., 0.], vec![2., 5.], vec![3., 0., 0., 6., 0., 0.]];
-        let mut bottoms: Vec<Tensor> = shapes.iter().cloned().zip(data).map(|(s, d)| Tensor::new(s, d)).collect();
+        let data = [
+            vec![1., 0., 4., 0.],
+            vec![2., 5.],
+            vec![3., 0., 0., 6., 0., 0.],
+        ];
+        let mut bottoms: Vec<Tensor> = shapes
+            .iter()
+            .cloned()
+            .zip(data)
+            .map(|(s, d)| Tensor::new(s, d))
+            .collect();
         bottoms.extend([1., 1.].map(|count| Tensor::new(Shape::new([1]).unwrap(), vec![count])));
         let bottoms: Vec<&Tensor> = bottoms.iter().collect();
-        let mut tops = [[2, 6].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
+        let mut tops =
+            [[2, 6].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
         concat.reference(&bottoms, &[], &mut tops);
-        assert_eq!(tops[0].data, [1., 2., 3., 0., 0., 0., 4., 5., 6., 0., 0., 0.]);
+        assert_eq!(
+            tops[0].data,
+            [1., 2., 3., 0., 0., 0., 4., 5., 6., 0., 0., 0.]
+        );
         assert_eq!(tops[1].data, [3.]);
         // They have three places together at most.
-        let concat = joined(1, [Some(1), None, Some(1)], 3);
-        let mut tops = [[2, 3].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
+        let concat = joined(1, [Some(1), None, Some(1)], Some(3));
+        let mut tops =
+            [[2, 3].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
         concat.reference(&bottoms, &[], &mut tops);
         assert_eq!(tops[0].data, [1., 2., 3., 4., 5., 6.]);
         for counted in [[Some(0); 3], [Some(0), None, Some(1)], [None; 3]] {
-            assert_eq!(joined(1, counted, usize::MAX).counted(), None);
+            assert_eq!(joined(1, counted, None).counted(), None);
         }
     }
 }

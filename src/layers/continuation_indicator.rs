@@ -29,7 +29,10 @@ impl Layer for ContinuationIndicator {
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.not_in_place()?;
-        let p = param.continuation_indicator_param.clone().unwrap_or_default();
+        let p = param
+            .continuation_indicator_param
+            .clone()
+            .unwrap_or_default();
         let batch_size = match p.batch_size() {
             0 => None,
             n => Some(cx.size("continuation_indicator_param.batch_size", n)?),
@@ -51,7 +54,9 @@ impl Layer for ContinuationIndicator {
             }
         };
         let top = Shape::new([self.steps, streams]);
-        Ok(vec![cx.locate("continuation_indicator_param.time_step", top)?])
+        Ok(vec![
+            cx.locate("continuation_indicator_param.time_step", top)?,
+        ])
     }
 
     fn routine(&self, _bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
@@ -97,7 +102,11 @@ mod tests {
     #[test]
     fn streams_without_a_bottom() {
         let mut param = param(2, 0);
-        param.continuation_indicator_param.as_mut().unwrap().batch_size = Some(3);
+        param
+            .continuation_indicator_param
+            .as_mut()
+            .unwrap()
+            .batch_size = Some(3);
         let y = forward::<ContinuationIndicator>(&param, &[] as &[crate::ir::Tensor], &[]);
         assert_eq!(y[0].data, [0., 0., 0., 1., 1., 1.]);
     }

@@ -89,10 +89,13 @@ mod tests {
 
     fn run(margin: f32, legacy_version: bool) -> f32 {
         let param = LayerParameter {
-            contrastive_loss_param: Some(ContrastiveLossParameter {
-                margin: Some(margin),
-                legacy_version: Some(legacy_version),
-            }.into()),
+            contrastive_loss_param: Some(
+                ContrastiveLossParameter {
+                    margin: Some(margin),
+                    legacy_version: Some(legacy_version),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         // Distances 5, 5 and 0.

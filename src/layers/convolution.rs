@@ -175,7 +175,11 @@ fn read_pad(p: &ConvolutionParameter, cx: &Cx) -> Result<Pad> {
     let has_sides = sides != [0; 4];
     if usize::from(has_even) + usize::from(has_sides) + usize::from(same) > 1 {
         let message = "only one of pad, pad_l … pad_b and pad_type is allowed";
-        let field = if has_even { even } else { "convolution_param.pad_l" };
+        let field = if has_even {
+            even
+        } else {
+            "convolution_param.pad_l"
+        };
         return Err(cx.invalid(field, message).into());
     }
     if same {
@@ -318,12 +322,21 @@ impl Convolution {
         let three = |depth, plane| PerAxis::Each(vec![depth, plane, plane]);
         let field = "convolution_param.kernel_depth";
         let depth = cx.positive(field, p.kernel_depth.unwrap_or_default())?;
-        let kernel = one("kernel_size", &p.kernel_size, [p.kernel_h, p.kernel_w], None)?;
+        let kernel = one(
+            "kernel_size",
+            &p.kernel_size,
+            [p.kernel_h, p.kernel_w],
+            None,
+        )?;
         let step = cx.size("convolution_param.temporal_stride", p.temporal_stride())?;
         let stride = one("stride", &p.stride, [p.stride_h, p.stride_w], Some(1))?;
         let before = cx.size("convolution_param.temporal_pad", p.temporal_pad())?;
         let pad = one("pad", &p.pad, [p.pad_h, p.pad_w], Some(0))?;
-        let sizes = [three(depth, kernel), three(step, stride), read_dilation(p, cx)?];
+        let sizes = [
+            three(depth, kernel),
+            three(step, stride),
+            read_dilation(p, cx)?,
+        ];
         let convolution = Convolution::new(p, sizes, Pad::Even(three(before, pad)), cx)?;
         Ok(Convolution {
             axes: Some(5),
@@ -456,12 +469,7 @@ impl Convolution {
     }
 
     /// Weights `[outer, inner, kernel…]` and, if there is one, the bias.
-    pub(super) fn specs(
-        &self,
-        outer: usize,
-        inner: usize,
-        g: &Geometry,
-    ) -> Result<Vec<ParamSpec>> {
+    pub(super) fn specs(&self, outer: usize, inner: usize, g: &Geometry) -> Result<Vec<ParamSpec>> {
         let mut dims = vec![outer, inner];
         dims.extend(&g.kernel);
         let bias = self.bias.then_some((g.outputs, &self.bias_filler));
@@ -1048,7 +1056,10 @@ mod tests {
                 ..ConvolutionParameter::default()
             })
         };
-        assert_eq!(tops::<Convolution>(&compressed(false), &[&[1, 1, 2, 2]]), [[1, 1, 2, 2]]);
+        assert_eq!(
+            tops::<Convolution>(&compressed(false), &[&[1, 1, 2, 2]]),
+            [[1, 1, 2, 2]]
+        );
         let got = refusal::<Convolution>(&compressed(true), &[&[1, 1, 2, 2]]);
         assert!(got.starts_with("parameter_compress: "), "{got}");
     }
@@ -1179,11 +1190,7 @@ mod tests {
             forward::<Convolution>(&own_message, &[&x], std::slice::from_ref(&w)),
             y
         );
-        let shape = |dims: &[i64]| {
-            Some(BlobShape {
-                dim: dims.to_vec(),
-            })
-        };
+        let shape = |dims: &[i64]| Some(BlobShape { dim: dims.to_vec() });
         let nd = ConvolutionParameter {
             num_output: Some(1),
             bias_term: Some(false),
@@ -1253,7 +1260,9 @@ mod tests {
         let shape: &[&[usize]] = &[&[1, 4, 8, 8]];
         type Change = fn(&mut ConvolutionParameter);
         let cases: [(&str, Change); 14] = [
-            ("num_output: `num_output` must not be 0", |p| p.num_output = None),
+            ("num_output: `num_output` must not be 0", |p| {
+                p.num_output = None
+            }),
             ("num_output: 4294967295 is larger", |p| {
                 p.num_output = Some(u32::MAX)
             }),
@@ -1262,8 +1271,12 @@ mod tests {
             ("group: 4 channels are not", |p| p.group = Some(3)),
             ("stride: `stride` must not be 0", |p| p.stride = vec![0]),
             ("stride: `stride` must not be 0", |p| p.stride_h = Some(2)),
-            ("dilation: `dilation` must not be 0", |p| p.dilation = vec![1, 0]),
-            ("kernel_size: `kernel_size` must not be 0", |p| p.kernel_size = vec![0]),
+            ("dilation: `dilation` must not be 0", |p| {
+                p.dilation = vec![1, 0]
+            }),
+            ("kernel_size: `kernel_size` must not be 0", |p| {
+                p.kernel_size = vec![0]
+            }),
             ("kernel_size: 3 values", |p| p.kernel_size = vec![1; 3]),
             ("kernel_size: 0 values", |p| p.kernel_size.clear()),
             ("kernel_size: given", |p| p.kernel_h = Some(3)),

@@ -38,8 +38,7 @@ impl Layer for Crop {
         cx.not_in_place()?;
         let p = param.crop_param.clone().unwrap_or_default();
         let offset = p.offset.iter();
-        let offset: Result<Vec<usize>> =
-            offset.map(|&o| cx.size("crop_param.offset", o)).collect();
+        let offset: Result<Vec<usize>> = offset.map(|&o| cx.size("crop_param.offset", o)).collect();
         Ok(Crop {
             axis: p.axis(),
             offset: offset?,
@@ -97,10 +96,13 @@ mod tests {
 
     fn param(axis: i32, offset: &[u32]) -> LayerParameter {
         LayerParameter {
-            crop_param: Some(CropParameter {
-                axis: Some(axis),
-                offset: offset.to_vec(),
-            }.into()),
+            crop_param: Some(
+                CropParameter {
+                    axis: Some(axis),
+                    offset: offset.to_vec(),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }

@@ -111,14 +111,26 @@ mod tests {
 
     /// Six steps of one stream: classes 1, 1, 0, 1, 2 and, of equals, 0.
     fn decode(param: &LayerParameter) -> Vec<f32> {
-        let one_hot = [[0., 1., 0.], [0., 1., 0.], [1., 0., 0.], [0., 1., 0.], [0., 0., 1.], [1.; 3]];
+        let one_hot = [
+            [0., 1., 0.],
+            [0., 1., 0.],
+            [1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.],
+            [1.; 3],
+        ];
         let bottom = tensor(&[6, 1, 3], one_hot.concat());
-        forward::<CtcGreedyDecoder>(param, &[bottom], &[]).remove(0).data
+        forward::<CtcGreedyDecoder>(param, &[bottom], &[])
+            .remove(0)
+            .data
     }
 
     #[test]
     fn repeats_are_merged_and_blanks_dropped() {
-        assert_eq!(decode(&LayerParameter::default()), [1., 1., 2., -1., -1., -1.]);
+        assert_eq!(
+            decode(&LayerParameter::default()),
+            [1., 1., 2., -1., -1., -1.]
+        );
         assert_eq!(decode(&param(0, false)), [1., 1., 1., 2., -1., -1.]);
         assert_eq!(decode(&param(-1, true)), [1., 0., 1., 0., -1., -1.]);
     }
@@ -134,7 +146,8 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let refused = |blank, dims: &[usize]| refusal::<CtcGreedyDecoder>(&param(blank, true), &[dims]);
+        let refused =
+            |blank, dims: &[usize]| refusal::<CtcGreedyDecoder>(&param(blank, true), &[dims]);
         assert!(refused(3, &[2, 1, 3]).starts_with("ctc_decoder_param.blank_index: "));
         assert!(refused(0, &[2, 3]).starts_with("bottom[0]: "));
         assert!(refused(0, &[2, 3, 4, 5]).starts_with("bottom[0]: "));

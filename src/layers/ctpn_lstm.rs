@@ -90,7 +90,12 @@ mod routine {
     use super::lstm_unit::unit;
 
     fn product(weights: &[f32], x: &[f32]) -> Vec<f64> {
-        let dot = |row: &[f32]| row.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+        let dot = |row: &[f32]| {
+            row.iter()
+                .zip(x)
+                .map(|(&w, &x)| f64::from(w) * f64::from(x))
+                .sum()
+        };
         weights.chunks_exact(x.len()).map(dot).collect()
     }
 

@@ -34,7 +34,13 @@ pub fn statistics(param: &LayerParameter, cx: &Cx) -> Result<[f32; 8]> {
         for &deviation in &p.bbox_std {
             cx.above("bbox_reg_param.bbox_std", deviation, 0.0)?;
         }
-        let value = |i: usize| if i < 4 { p.bbox_mean[i] } else { p.bbox_std[i - 4] };
+        let value = |i: usize| {
+            if i < 4 {
+                p.bbox_mean[i]
+            } else {
+                p.bbox_std[i - 4]
+            }
+        };
         return Ok(std::array::from_fn(value));
     };
     Ok([0., 0., 0., 0., 1., 1., 1., 1.])
@@ -62,7 +68,10 @@ impl Layer for DecodeBBox {
         for (i, columns) in [8, 5].into_iter().enumerate() {
             let at = format!("bottom[{i}]");
             if legacy(&bottoms[i], &at, cx)? != [regions, columns, 1, 1] {
-                let message = format!("{} instead of {columns} values for each of {regions} regions", bottoms[i]);
+                let message = format!(
+                    "{} instead of {columns} values for each of {regions} regions",
+                    bottoms[i]
+                );
                 return Err(cx.invalid(&at, message).into());
             }
         }
@@ -123,7 +132,10 @@ mod tests {
     #[test]
     fn the_second_four_offsets() {
         let offsets = [9., 9., 9., 9., 1., 0., 2f32.ln(), 0.];
-        let bottoms = [tensor(&[1, 8], offsets), tensor(&[1, 5], [3., 1., 1., 4., 2.])];
+        let bottoms = [
+            tensor(&[1, 8], offsets),
+            tensor(&[1, 5], [3., 1., 1., 4., 2.]),
+        ];
         let y = forward::<DecodeBBox>(&param(&[], &[]), &bottoms, &[]);
         // 4 wide round 2.5 becomes 8 wide round 6.5.
         assert_close(&y[0].data, &[3., 3., 1., 10., 2.], 1e-6);
@@ -141,7 +153,10 @@ mod tests {
             (&[0.; 4], &[0.; 4], "bbox_std"),
         ] {
             let got = refusal::<DecodeBBox>(&param(mean, std), &shapes);
-            assert!(got.starts_with(&format!("bbox_reg_param.{field}: ")), "{got}");
+            assert!(
+                got.starts_with(&format!("bbox_reg_param.{field}: ")),
+                "{got}"
+            );
         }
         for shapes in [[&[2, 8][..], &[3, 5]], [&[2, 4], &[2, 5]]] {
             let got = refusal::<DecodeBBox>(&param(&[], &[]), &shapes);

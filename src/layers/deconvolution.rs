@@ -58,8 +58,7 @@ impl Layer for Deconvolution {
 
     fn params(&self, bottoms: &[Shape]) -> Result<Vec<ParamSpec>> {
         let g = self.geometry(&bottoms[0]);
-        self.0
-            .specs(g.channels, g.outputs / g.group, &g)
+        self.0.specs(g.channels, g.outputs / g.group, &g)
     }
 
     fn reference(&self, bottoms: &[&Tensor], params: &[&Tensor], tops: &mut [Tensor]) {

@@ -41,7 +41,9 @@ impl Layer for DepthToSpace {
             "CRD" => Format::Crd,
             other => {
                 let message = format!("`{other}` is none of NHWC, NCHW, DCR and CRD");
-                return Err(cx.invalid("depth_to_space_param.data_format", message).into());
+                return Err(cx
+                    .invalid("depth_to_space_param.data_format", message)
+                    .into());
             }
         };
         let block = p.block_size().try_into().unwrap_or(0);
@@ -75,7 +77,14 @@ impl Layer for DepthToSpace {
                     return None;
                 };
                 let d = depth(c);
-                let axes = [(n, h * w * c), (h, w * c), (s, s * d), (w, c), (s, d), (d, 1)];
+                let axes = [
+                    (n, h * w * c),
+                    (h, w * c),
+                    (s, s * d),
+                    (w, c),
+                    (s, d),
+                    (d, 1),
+                ];
                 Some(Moves {
                     base: 0,
                     axes: axes.map(|(extent, step)| (extent, step as i64)).to_vec(),
@@ -120,14 +129,19 @@ mod tests {
         assert_eq!(y.data[8..], first.map(|x| x + 8.));
         let y = of(&[1, 1, 2, 8], None);
         assert_eq!(y.shape.to_vec(), [1, 2, 4, 2]);
-        let rows = [[0., 1., 2., 3., 8., 9., 10., 11.], [4., 5., 6., 7., 12., 13., 14., 15.]];
+        let rows = [
+            [0., 1., 2., 3., 8., 9., 10., 11.],
+            [4., 5., 6., 7., 12., 13., 14., 15.],
+        ];
         assert_eq!(y.data, rows.concat());
     }
 
     #[test]
     fn refusals() {
         let of = |block, format| refusal::<DepthToSpace>(&param(block, format), &[&[1, 6, 2, 2]]);
-        assert!(of(0, Some("NCHW")).starts_with("depth_to_space_param.block_size: `block_size` must"));
+        assert!(
+            of(0, Some("NCHW")).starts_with("depth_to_space_param.block_size: `block_size` must")
+        );
         assert!(of(2, Some("NCHW")).starts_with("depth_to_space_param.block_size: 2·2"));
         assert!(of(2, None).starts_with("depth_to_space_param.block_size: 2·2"));
         assert!(of(2, Some("NC")).starts_with("depth_to_space_param.data_format: `NC`"));

@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn the_first_best_above_0() {
         let letters = [0., 0.5, 0.5, -1., -2., 0.];
-        let mut bottoms = vec![tensor(&[2, 2], [0.2, 0.3, 0.3, 0.2]), tensor(&[2, 1], [1., 1.])];
+        let mut bottoms = vec![
+            tensor(&[2, 2], [0.2, 0.3, 0.3, 0.2]),
+            tensor(&[2, 1], [1., 1.]),
+        ];
         bottoms.extend((0..5).map(|_| tensor(&[2, 3], letters)));
         let y = forward::<DetectionCcpdOutput>(&param(2), &bottoms, &[]);
         let want = [1., 0., 1., 1., 1., 1., 1., 0., 0., 0., 0., 0., 0., 0.];

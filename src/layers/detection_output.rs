@@ -18,6 +18,7 @@
 //! they keep theirs. Where sizes count, a prior without extent is an error, found when the
 //! net runs.
 
+use super::boxes::routine as boxes;
 use super::{Cx, Layer, legacy};
 use crate::diag::Result;
 use crate::frontend::proto::LayerParameter;
@@ -25,7 +26,6 @@ use crate::frontend::proto::prior_box_parameter::CodeType;
 use crate::ir::Shape;
 use crate::leaf::math;
 use crate::leaf::routine::Call;
-use super::boxes::routine as boxes;
 
 #[derive(Clone, Debug)]
 pub struct DetectionOutput {
@@ -73,7 +73,9 @@ impl DetectionOutput {
         let threshold = p.nms_threshold.unwrap_or(nms.nms_threshold());
         if threshold.is_nan() || threshold < 0.0 {
             let message = format!("{threshold} must not be below 0");
-            return Err(cx.invalid(&field("nms_param.nms_threshold"), message).into());
+            return Err(cx
+                .invalid(&field("nms_param.nms_threshold"), message)
+                .into());
         }
         let eta = nms.eta();
         if eta.is_nan() || eta <= 0.0 || eta > 1.0 {
@@ -112,7 +114,10 @@ impl DetectionOutput {
             return Ok(None);
         }
         for (given, name) in [
-            (cx.bottoms != 2 * maps + 1 || maps < 2 || !p.no_permute(), "nbottom"),
+            (
+                cx.bottoms != 2 * maps + 1 || maps < 2 || !p.no_permute(),
+                "nbottom",
+            ),
             (!p.share_location(), "share_location"),
         ] {
             if given {
@@ -164,7 +169,9 @@ impl DetectionOutput {
     /// Errors: there are too many.
     pub(super) fn top(&self, images: usize, priors: usize, cx: &Cx) -> Result<Shape> {
         let background = usize::from(self.background < self.classes);
-        let of_image = priors.min(self.top_k).saturating_mul(self.classes - background);
+        let of_image = priors
+            .min(self.top_k)
+            .saturating_mul(self.classes - background);
         let rows = images.saturating_mul(of_image.min(self.keep_top_k).max(1));
         cx.locate("bottom", Shape::new([1, 1, rows, 7]))
     }
@@ -184,7 +191,10 @@ impl DetectionOutput {
             self.bottoms,
             usize::from(self.clip),
         ];
-        (sizes, vec![self.confidence, self.nms, self.eta, self.objectness])
+        (
+            sizes,
+            vec![self.confidence, self.nms, self.eta, self.objectness],
+        )
     }
 
     pub(super) fn classes(&self) -> usize {
@@ -195,7 +205,9 @@ impl DetectionOutput {
     pub(super) fn shared(self, cx: &Cx) -> Result<Self> {
         match self.share_location {
             true => Ok(self),
-            false => Err(cx.unsupported(&field("share_location"), "no `share_location`").into()),
+            false => Err(cx
+                .unsupported(&field("share_location"), "no `share_location`")
+                .into()),
         }
     }
 }
@@ -251,7 +263,8 @@ impl Layer for DetectionOutput {
                 let message =
                     format!("{bottom} instead of {each} values for each of {priors} priors{of}");
                 let d = cx.invalid(&format!("bottom[{i}]"), message);
-                let help = "forks differ in the boxes of a PriorBox: --dialect textboxes or faceboxes";
+                let help =
+                    "forks differ in the boxes of a PriorBox: --dialect textboxes or faceboxes";
                 return Err(d.help(help).into());
             }
         }
@@ -345,7 +358,12 @@ pub mod routine {
 
     // Locations, scores and priors of maps that are not joined: `shapes` are boxes at a
     // position and positions of each.
-    fn joined(bottoms: &[&[f32]], shapes: &[usize], priors: usize, classes: usize) -> [Vec<f32>; 3] {
+    fn joined(
+        bottoms: &[&[f32]],
+        shapes: &[usize],
+        priors: usize,
+        classes: usize,
+    ) -> [Vec<f32>; 3] {
         let maps = shapes.len() / 2;
         let (given, variances) = bottoms[2 * maps].split_at(4 * priors);
         let mut joined: [Vec<f32>; 3] = Default::default();
@@ -374,18 +392,18 @@ pub mod routine {
         let joined = joined(bottoms, &sizes[11..], sizes[1], sizes[2]);
         let mut sizes = sizes[..11].to_vec();
         sizes[9] = 3;
-        detect(&joined.each_ref().map(|blob| &blob[..]), tops, &sizes, values);
+        detect(
+            &joined.each_ref().map(|blob| &blob[..]),
+            tops,
+            &sizes,
+            values,
+        );
     }
 
     // Of bottoms that are joined. `sizes`: images, priors, classes; whether locations are
     // shared; the background; code; whether locations are encoded with the variances; most
     // boxes of a class and of an image; bottoms; whether boxes are cut.
-    pub fn detect(
-        bottoms: &[&[f32]],
-        tops: &mut [&mut [f32]],
-        sizes: &[usize],
-        values: &[f32],
-    ) {
+    pub fn detect(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
         let [images, priors, classes] = [sizes[0], sizes[1], sizes[2]];
         let [shared, encoded] = [sizes[3] == 1, sizes[6] == 1];
         let [background, code] = [sizes[4], sizes[5]];
@@ -513,7 +531,10 @@ mod tests {
     #[test]
     fn the_best_of_those_that_overlap() {
         let got = detect(two_classes(), &THREE, &[0.5, 0.75, -1.]);
-        let want = [[0., 1., 0.75, 0., 1., 2., 3.], [0., 1., -1., 5., 5., 6., 6.]];
+        let want = [
+            [0., 1., 0.75, 0., 1., 2., 3.],
+            [0., 1., -1., 5., 5., 6., 6.],
+        ];
         assert_eq!(got, want);
         // An overlap of just the threshold is none.
         let equal = NonMaximumSuppressionParameter {
@@ -626,7 +647,10 @@ mod tests {
         let place = tensor(&[1, 8], [0., 0., 0., 0., 2., 2., 2., 2.]);
         let score = tensor(&[1, 2], [0.5, 0.25]);
         let got = rows(p, &[place, score.clone(), prior.clone()]);
-        let want = [[0., 0., 0.5, 0., 0., 1., 1.], [0., 1., 0.25, 2., 2., 3., 3.]];
+        let want = [
+            [0., 0., 0.5, 0., 0., 1., 1.],
+            [0., 1., 0.25, 2., 2., 3., 3.],
+        ];
         assert_eq!(got, want);
         let place = tensor(&[1, 4], [1.; 4]);
         let first = |objectness: f32| {
@@ -672,8 +696,13 @@ mod tests {
         let scores: Vec<f32> = got.iter().map(|row| row[2]).collect();
         assert_eq!(scores, [0.5, 0.4, 0.3, 0.2, 0.1]);
 
-        let good: [&[usize]; 5] =
-            [&[1, 2, 2, 2], &[1, 2, 1, 1], &[1, 8, 1, 2], &[1, 4, 1, 1], &[1, 2, 20]];
+        let good: [&[usize]; 5] = [
+            &[1, 2, 2, 2],
+            &[1, 2, 1, 1],
+            &[1, 8, 1, 2],
+            &[1, 4, 1, 1],
+            &[1, 2, 20],
+        ];
         for (at, shape, want) in [
             (0, &[1, 3, 2, 2][..], "bottom[0]: scores"),
             (3, &[1, 8, 1, 1], "bottom[1]: scores"),
@@ -694,7 +723,10 @@ mod tests {
             let mut p = p.clone();
             change(&mut p);
             let got = refusal::<DetectionOutput>(&param(p), &good);
-            assert_eq!(got, format!("detection_output_param.{name}: detection_output_param.{name}"));
+            assert_eq!(
+                got,
+                format!("detection_output_param.{name}: detection_output_param.{name}")
+            );
         }
     }
 

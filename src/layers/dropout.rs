@@ -33,7 +33,11 @@ impl Layer for Dropout {
         let (ratio, train) = (p.dropout_ratio(), cx.phase == Phase::Train);
         Ok(Dropout {
             ratio,
-            factor: if p.scale_train() || train { 1.0 } else { 1.0 - ratio },
+            factor: if p.scale_train() || train {
+                1.0
+            } else {
+                1.0 - ratio
+            },
             random: train || p.sample_weights_test(),
         })
     }
@@ -61,9 +65,8 @@ impl Layer for Dropout {
 
     fn note(&self) -> Option<String> {
         let ratio = self.ratio;
-        let note = || {
-            format!("Caffe drops a random share of {ratio} here; a compiled net drops nothing")
-        };
+        let note =
+            || format!("Caffe drops a random share of {ratio} here; a compiled net drops nothing");
         self.random.then(note)
     }
 }
@@ -77,12 +80,15 @@ mod tests {
     #[test]
     fn phase_test_may_scale() {
         let param = |scale_train, sample_weights_test| LayerParameter {
-            dropout_param: Some(DropoutParameter {
-                dropout_ratio: Some(0.25),
-                scale_train: Some(scale_train),
-                sample_weights_test: Some(sample_weights_test),
-                ..DropoutParameter::default()
-            }.into()),
+            dropout_param: Some(
+                DropoutParameter {
+                    dropout_ratio: Some(0.25),
+                    scale_train: Some(scale_train),
+                    sample_weights_test: Some(sample_weights_test),
+                    ..DropoutParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         for (scale_train, want) in [(true, [4., -8.]), (false, [3., -6.])] {

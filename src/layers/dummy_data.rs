@@ -123,7 +123,10 @@ mod tests {
         }
         assert_eq!(none.note(), None);
         let three = refusal::<DummyData>(&dummy(&["uniform"; 3], &[&[1]], 2), &[]);
-        assert!(three.starts_with("dummy_data_param.data_filler: "), "{three}");
+        assert!(
+            three.starts_with("dummy_data_param.data_filler: "),
+            "{three}"
+        );
     }
 
     #[test]

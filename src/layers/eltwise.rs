@@ -71,7 +71,9 @@ impl Eltwise {
             Operation::Sum(_) => {
                 let terms = self.terms().into_iter();
                 let terms = terms.filter(|(i, _)| bottoms.contains(i));
-                terms.fold(before, |sum, (i, c)| Some(add(sum, Pointwise::Bottom(i), c)))
+                terms.fold(before, |sum, (i, c)| {
+                    Some(add(sum, Pointwise::Bottom(i), c))
+                })
             }
             Operation::Max => bottoms.fold(before, |max, i| {
                 Some(match (max, i) {
@@ -94,9 +96,7 @@ fn add(sum: Option<Pointwise>, x: Pointwise, c: f32) -> Pointwise {
         (None, 1.0) => x,
         (None, c) => Pointwise::binary(BinaryOp::Mul, x, Pointwise::Const(c)),
         (Some(sum), 1.0) => Pointwise::binary(BinaryOp::Add, sum, x),
-        (Some(sum), c) => {
-            Pointwise::Fma(Box::new(x), Box::new(Pointwise::Const(c)), Box::new(sum))
-        }
+        (Some(sum), c) => Pointwise::Fma(Box::new(x), Box::new(Pointwise::Const(c)), Box::new(sum)),
     }
 }
 
@@ -173,7 +173,10 @@ impl Layer for Eltwise {
             .map(|cover| cover.index(&bottoms[0].shape, &bottoms[1].shape));
         for (i, y) in tops[0].data.iter_mut().enumerate() {
             for (n, (value, bottom)) in values.iter_mut().zip(bottoms).enumerate() {
-                let at = place.as_ref().filter(|_| n == 1).map_or(i, |place| place(i));
+                let at = place
+                    .as_ref()
+                    .filter(|_| n == 1)
+                    .map_or(i, |place| place(i));
                 *value = f64::from(bottom.data[at]);
             }
             *y = match &self.operation {
@@ -203,11 +206,14 @@ mod tests {
 
     fn param(operation: EltwiseOp, coeff: &[f32]) -> LayerParameter {
         LayerParameter {
-            eltwise_param: Some(EltwiseParameter {
-                operation: Some(operation.into()),
-                coeff: coeff.to_vec(),
-                ..EltwiseParameter::default()
-            }.into()),
+            eltwise_param: Some(
+                EltwiseParameter {
+                    operation: Some(operation.into()),
+                    coeff: coeff.to_vec(),
+                    ..EltwiseParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
@@ -287,7 +293,10 @@ mod tests {
         let y = forward::<Eltwise>(&p, &[&x, &each], &[]);
         assert_eq!(y[0].data, [10., 20., -3., -4.]);
         let got = refusal::<Eltwise>(&p, &[&[1, 2, 2], &[3]]);
-        assert!(got.starts_with("eltwise_param.axis: a second operand"), "{got}");
+        assert!(
+            got.starts_with("eltwise_param.axis: a second operand"),
+            "{got}"
+        );
 
         let synopsys = Some(Dialect::Synopsys);
         let scalar = tensor(&[], [2.5]);

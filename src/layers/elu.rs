@@ -31,7 +31,11 @@ impl Layer for Elu {
 
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
         let x = Pointwise::Bottom(0);
-        Some(Pointwise::function(Function::Elu, [self.alpha, 1.0, 0.0], x))
+        Some(Pointwise::function(
+            Function::Elu,
+            [self.alpha, 1.0, 0.0],
+            x,
+        ))
     }
 }
 

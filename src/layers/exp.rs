@@ -46,7 +46,11 @@ impl Layer for Exp {
 
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
         let constants = [self.a, self.b, 0.0];
-        Some(Pointwise::function(Function::Exp, constants, Pointwise::Bottom(0)))
+        Some(Pointwise::function(
+            Function::Exp,
+            constants,
+            Pointwise::Bottom(0),
+        ))
     }
 }
 
@@ -58,19 +62,30 @@ mod tests {
 
     fn param(base: f32, scale: f32, shift: f32) -> LayerParameter {
         LayerParameter {
-            exp_param: Some(ExpParameter {
-                base: Some(base),
-                scale: Some(scale),
-                shift: Some(shift),
-            }.into()),
+            exp_param: Some(
+                ExpParameter {
+                    base: Some(base),
+                    scale: Some(scale),
+                    shift: Some(shift),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
 
     #[test]
     fn values() {
-        let run = |p| forward::<Exp>(&p, &[tensor(&[3], [0., 2., -1.])], &[]).remove(0).data;
-        assert_close(&run(LayerParameter::default()), &[1., 7.389_056, 0.367_879_44], 1e-6);
+        let run = |p| {
+            forward::<Exp>(&p, &[tensor(&[3], [0., 2., -1.])], &[])
+                .remove(0)
+                .data
+        };
+        assert_close(
+            &run(LayerParameter::default()),
+            &[1., 7.389_056, 0.367_879_44],
+            1e-6,
+        );
         assert_close(&run(param(2., 3., 1.)), &[2., 128., 0.25], 1e-6);
         assert_close(&run(param(0.5, 1., 0.)), &[1., 0.25, 2.], 1e-6);
     }

@@ -84,7 +84,10 @@ mod tests {
     #[test]
     fn refusals() {
         let of = |axes: &[i32]| refusal::<ExpandDimsNd>(&expand(axes), &[&[2, 3]]);
-        assert_eq!(of(&[3]), "expand_dims_nd_param.axis[0]: no place for axis 3 in 2×3");
+        assert_eq!(
+            of(&[3]),
+            "expand_dims_nd_param.axis[0]: no place for axis 3 in 2×3"
+        );
         assert!(of(&[0, -3]).starts_with("expand_dims_nd_param.axis[1]: "));
         assert!(of(&[0; 40]).starts_with("expand_dims_nd_param: "));
     }

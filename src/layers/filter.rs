@@ -14,7 +14,10 @@ pub struct Filter;
 
 impl Layer for Filter {
     fn from_param(_param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        cx.counts(2.., cx.bottoms.saturating_sub(1)..=cx.bottoms.saturating_sub(1))?;
+        cx.counts(
+            2..,
+            cx.bottoms.saturating_sub(1)..=cx.bottoms.saturating_sub(1),
+        )?;
         cx.not_in_place()?;
         Ok(Filter)
     }
@@ -26,8 +29,9 @@ impl Layer for Filter {
         let other = blobs.iter().find(|b| b.first() != items);
         if items.is_none() || other.is_some() {
             let other = other.unwrap_or(&blobs[0]);
-            let message =
-                format!("a selector of {selector} does not have one value for each item of {other}");
+            let message = format!(
+                "a selector of {selector} does not have one value for each item of {other}"
+            );
             return Err(cx.invalid("bottom", message).into());
         }
         Ok(blobs.to_vec())

@@ -27,7 +27,10 @@ impl Layer for Fine2MultiCoarseProb {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.fine2multicoarse_prob_layer_param.clone().unwrap_or_default();
+        let p = param
+            .fine2multicoarse_prob_layer_param
+            .clone()
+            .unwrap_or_default();
         let field = "fine2multicoarse_prob_layer_param";
         let groups = cx.positive(&format!("{field}.num_coarse"), p.num_coarse())?;
         let mut pairs = Vec::new();
@@ -54,7 +57,9 @@ impl Layer for Fine2MultiCoarseProb {
             let message = format!("{c} channels for {} classes", self.classes);
             return Err(cx.invalid("bottom", message).into());
         }
-        Ok(vec![cx.locate("bottom", Shape::new([n, self.groups, h, w]))?])
+        Ok(vec![
+            cx.locate("bottom", Shape::new([n, self.groups, h, w]))?,
+        ])
     }
 
     /// One call an item.

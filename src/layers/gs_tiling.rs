@@ -22,7 +22,10 @@ pub(super) fn spread(bottom: &Shape, stride: usize, field: &str, cx: &Cx) -> Res
         let message = format!("the bottom must have 4 axes, it is {bottom}");
         return Err(cx.invalid("bottom", message).into());
     };
-    let Some(area) = stride.checked_mul(stride).filter(|&area| c.is_multiple_of(area)) else {
+    let Some(area) = stride
+        .checked_mul(stride)
+        .filter(|&area| c.is_multiple_of(area))
+    else {
         let message = format!("{stride}·{stride} does not divide the {c} channels of {bottom}");
         return Err(cx.invalid(field, message).into());
     };
@@ -89,7 +92,14 @@ impl Layer for GsTiling {
         if self.reverse {
             return Some(spread_moves(bottom, s, c / (s * s), 1));
         }
-        let axes = [(n, c * h * w), (s, w), (s, 1), (c, h * w), (h / s, s * w), (w / s, s)];
+        let axes = [
+            (n, c * h * w),
+            (s, w),
+            (s, 1),
+            (c, h * w),
+            (h / s, s * w),
+            (w / s, s),
+        ];
         Some(Moves {
             base: 0,
             axes: axes.map(|(extent, step)| (extent, step as i64)).to_vec(),
@@ -118,7 +128,9 @@ mod tests {
         let data: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let y = forward::<GsTiling>(&tiling(2, false), &[tensor(&[1, 2, 2, 4], data)], &[]);
         assert_eq!(y[0].shape.to_vec(), [1, 8, 1, 2]);
-        let want = [0., 2., 8., 10., 1., 3., 9., 11., 4., 6., 12., 14., 5., 7., 13., 15.];
+        let want = [
+            0., 2., 8., 10., 1., 3., 9., 11., 4., 6., 12., 14., 5., 7., 13., 15.,
+        ];
         assert_eq!(y[0].data, want);
     }
 
@@ -137,7 +149,11 @@ mod tests {
             (-2, false, "gs_tiling_param.stride: `stride` must not be 0"),
             (2, false, "gs_tiling_param.stride: 2 does not divide"),
             (2, true, "gs_tiling_param.stride: 2·2 does not divide"),
-            (i32::MAX, true, "gs_tiling_param.stride: 2147483647·2147483647 does not divide"),
+            (
+                i32::MAX,
+                true,
+                "gs_tiling_param.stride: 2147483647·2147483647 does not divide",
+            ),
         ] {
             let got = refusal::<GsTiling>(&tiling(stride, reverse), &[&[1, 6, 3, 4]]);
             assert!(got.starts_with(want), "{got}");

@@ -73,9 +73,12 @@ mod tests {
 
     fn run(norm: Norm, scores: [f32; 6], labels: [f32; 2]) -> f32 {
         let param = LayerParameter {
-            hinge_loss_param: Some(HingeLossParameter {
-                norm: Some(norm.into()),
-            }.into()),
+            hinge_loss_param: Some(
+                HingeLossParameter {
+                    norm: Some(norm.into()),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         let bottoms = [tensor(&[2, 3], scores), tensor(&[2], labels)];

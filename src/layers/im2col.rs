@@ -69,7 +69,8 @@ mod routine {
             let (mut tap, mut place) = (i / places, i % places);
             let (mut at, mut step) = (Some(0), 1);
             for axis in (0..axes).rev() {
-                let along = place % output[axis] * stride[axis] + tap % kernel[axis] * dilation[axis];
+                let along =
+                    place % output[axis] * stride[axis] + tap % kernel[axis] * dilation[axis];
                 let inside = along.checked_sub(pad[axis]).filter(|&x| x < input[axis]);
                 at = at.zip(inside).map(|(at, x)| at + x * step);
                 step *= input[axis];

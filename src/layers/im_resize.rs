@@ -89,7 +89,9 @@ impl Layer for ImResize {
     }
 
     fn routine(&self, bottoms: &[Shape], tops: &[Shape]) -> Option<Call> {
-        let [n, c, h, w] = bottoms[0][..] else { return None };
+        let [n, c, h, w] = bottoms[0][..] else {
+            return None;
+        };
         // The maps of one item are independent; those of several are not side by side.
         let pieces = if n == 1 { c.max(1) } else { 1 };
         let mut sizes = vec![c / pieces, h, w, tops[0][2], tops[0][3]];
@@ -117,13 +119,19 @@ mod routine {
         let down = places(height, rows, 0);
         let across = places(width, columns, 1);
         for c in 0..channels {
-            for (i, y) in tops[0][c * map_of_top..][..map_of_top].iter_mut().enumerate() {
+            for (i, y) in tops[0][c * map_of_top..][..map_of_top]
+                .iter_mut()
+                .enumerate()
+            {
                 let mut sum = 0.0;
                 for item in 0..items {
                     let from = &bottoms[0][(item * channels + c) * map..][..map];
                     let (down, across) = (&down[item][i / columns], &across[item][i % columns]);
                     let row = |row: usize| {
-                        between(across.at.map(|x| f64::from(from[row * width + x])), across.share)
+                        between(
+                            across.at.map(|x| f64::from(from[row * width + x])),
+                            across.share,
+                        )
                     };
                     sum += between(down.at.map(row), down.share);
                 }
@@ -191,7 +199,14 @@ mod tests {
         let first = |x: f32| -8. * x.powi(3) + 16. * x * x + 8. * x;
         let second = |x: f32| -8. * x.powi(3) + 8. * x * x + 16. * x + 16.;
         let third = |x: f32| 8. * x.powi(3) - 16. * x * x + 8. * x + 32.;
-        let want = [first(-0.25), first(0.25), first(0.75), second(0.25), second(0.75), third(0.25)];
+        let want = [
+            first(-0.25),
+            first(0.25),
+            first(0.75),
+            second(0.25),
+            second(0.75),
+            third(0.25),
+        ];
         assert_close(&y[0].data, &want, 1e-6);
         assert_eq!(want[0], -0.875);
     }
@@ -214,22 +229,55 @@ mod tests {
             factor: Some(1.5),
             ..ImResizeParameter::default()
         };
-        assert_eq!(tops::<ImResize>(&param(p), &[&[1, 2, 3, 5]]), [[1, 2, 4, 7]]);
+        assert_eq!(
+            tops::<ImResize>(&param(p), &[&[1, 2, 3, 5]]),
+            [[1, 2, 4, 7]]
+        );
         let p = ImResizeParameter::default();
-        assert_eq!(tops::<ImResize>(&param(p), &[&[1, 2, 3, 5]]), [[1, 2, 368, 368]]);
+        assert_eq!(
+            tops::<ImResize>(&param(p), &[&[1, 2, 3, 5]]),
+            [[1, 2, 368, 368]]
+        );
     }
 
     #[test]
     fn refusals() {
         for (p, field) in [
-            (ImResizeParameter { factor: Some(-1.), ..width(1) }, "factor"),
-            (ImResizeParameter { factor: Some(0.1), ..width(1) }, "factor"),
-            (ImResizeParameter { start_scale: Some(1.5), ..width(1) }, "start_scale"),
-            (ImResizeParameter { start_scale: Some(-0.5), ..width(1) }, "start_scale"),
+            (
+                ImResizeParameter {
+                    factor: Some(-1.),
+                    ..width(1)
+                },
+                "factor",
+            ),
+            (
+                ImResizeParameter {
+                    factor: Some(0.1),
+                    ..width(1)
+                },
+                "factor",
+            ),
+            (
+                ImResizeParameter {
+                    start_scale: Some(1.5),
+                    ..width(1)
+                },
+                "start_scale",
+            ),
+            (
+                ImResizeParameter {
+                    start_scale: Some(-0.5),
+                    ..width(1)
+                },
+                "start_scale",
+            ),
             (width(0), "target_spatial_width"),
         ] {
             let got = refusal::<ImResize>(&param(p), &[&[1, 1, 4, 4]]);
-            assert!(got.starts_with(&format!("imresize_param.{field}: ")), "{got}");
+            assert!(
+                got.starts_with(&format!("imresize_param.{field}: ")),
+                "{got}"
+            );
         }
     }
 }

@@ -70,7 +70,11 @@ impl Layer for InfogainLoss {
             Some(matrix) => ("bottom", matrix.count(), matrix.to_string()),
             None => {
                 let values = self.matrix.len();
-                ("infogain_loss_param.source", values, format!("of {values} values"))
+                (
+                    "infogain_loss_param.source",
+                    values,
+                    format!("of {values} values"),
+                )
             }
         };
         if classes.checked_mul(classes) != Some(values) {
@@ -154,10 +158,13 @@ mod tests {
         let param = LayerParameter {
             top: vec!["loss".into(), "prob".into()],
             loss_weight: vec![1., 0.],
-            loss_param: Some(LossParameter {
-                ignore_label: Some(1),
-                ..LossParameter::default()
-            }.into()),
+            loss_param: Some(
+                LossParameter {
+                    ignore_label: Some(1),
+                    ..LossParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         // Probabilities ¼ and ¾ of the first place, ½ of the others.
@@ -191,10 +198,13 @@ mod tests {
         let got = refusal::<InfogainLoss>(&LayerParameter::default(), two);
         assert!(got.starts_with("infogain_loss_param: no matrix"), "{got}");
         let file = LayerParameter {
-            infogain_loss_param: Some(InfogainLossParameter {
-                source: Some("h.binaryproto".into()),
-                ..InfogainLossParameter::default()
-            }.into()),
+            infogain_loss_param: Some(
+                InfogainLossParameter {
+                    source: Some("h.binaryproto".into()),
+                    ..InfogainLossParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         let got = refusal::<InfogainLoss>(&file, two);

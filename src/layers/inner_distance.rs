@@ -31,14 +31,18 @@ impl Layer for InnerDistance {
         let p = param.inner_distance_param.clone().unwrap_or_default();
         if p.transpose() {
             let message = "weights stored inputs × outputs";
-            return Err(cx.unsupported("inner_distance_param.transpose", message).into());
+            return Err(cx
+                .unsupported("inner_distance_param.transpose", message)
+                .into());
         }
         let absolute = match p.distance_type() {
             "L2" => false,
             "L1" => true,
             other => {
                 let message = format!("must be L2 or L1, not `{other}`");
-                return Err(cx.invalid("inner_distance_param.distance_type", message).into());
+                return Err(cx
+                    .invalid("inner_distance_param.distance_type", message)
+                    .into());
             }
         };
         Ok(InnerDistance {
@@ -116,7 +120,9 @@ mod tests {
             };
             let x = tensor(&[1, 2], [1., 2.]);
             let weights = tensor(&[2, 2], [3., 4., 0., -2.]);
-            forward::<InnerDistance>(&param, &[x], &[weights]).remove(0).data
+            forward::<InnerDistance>(&param, &[x], &[weights])
+                .remove(0)
+                .data
         };
         assert_eq!(run("L2", false), [8., 17.]);
         assert_eq!(run("L1", false), [4., 5.]);

@@ -172,7 +172,11 @@ mod routine {
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
         let [outputs, k, transposed] = [sizes[0], sizes[1], sizes[2]];
         let weight = |n: usize, i: usize| {
-            let at = if transposed == 1 { i * outputs + n } else { n * k + i };
+            let at = if transposed == 1 {
+                i * outputs + n
+            } else {
+                n * k + i
+            };
             f64::from(bottoms[1][at])
         };
         for (y, x) in tops[0].chunks_mut(outputs).zip(bottoms[0].chunks(k)) {

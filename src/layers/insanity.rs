@@ -50,7 +50,8 @@ impl Layer for Insanity {
     }
 
     fn note(&self) -> Option<String> {
-        let note = "Caffe draws the divisor of negative values in phase TRAIN; here it is the mean one";
+        let note =
+            "Caffe draws the divisor of negative values in phase TRAIN; here it is the mean one";
         self.train.then(|| note.to_string())
     }
 }

@@ -30,7 +30,10 @@ pub struct Interp {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rule {
     /// Shrinks, then zooms.
-    Factors { shrink: usize, zoom: usize },
+    Factors {
+        shrink: usize,
+        zoom: usize,
+    },
     Size([usize; 2]),
     FullZoom(usize),
 }
@@ -238,7 +241,11 @@ mod tests {
             mode: Some(Mode::Nearest.into()),
             ..size(1, width)
         };
-        let run = |width| forward::<Interp>(&param(nearest(width)), &[&x], &[]).remove(0).data;
+        let run = |width| {
+            forward::<Interp>(&param(nearest(width)), &[&x], &[])
+                .remove(0)
+                .data
+        };
         assert_eq!(run(3), [3., 5., 5.]);
         assert_eq!(run(4), [3., 3., 5., 5.]);
         let got = refusal::<Interp>(&param(nearest(3)), &[&[1, 2, 1, 2]]);
@@ -278,7 +285,9 @@ mod tests {
         let cases: [(&str, Change); 6] = [
             (": needs height and width", |p| p.width = None),
             (".height: must be positive", |p| p.height = Some(0)),
-            (".zoom_factor: must be positive", |p| p.zoom_factor = Some(-2)),
+            (".zoom_factor: must be positive", |p| {
+                p.zoom_factor = Some(-2)
+            }),
             (".pad_beg: must not be positive", |p| p.pad_beg = Some(1)),
             (".pad_beg: nothing is left", |p| p.pad_end = Some(i32::MIN)),
             (": a blob of", |p| p.height = Some(i32::MAX)),

@@ -108,7 +108,18 @@ impl Layer for Local {
 mod routine {
     /// One image. `sizes`: channels, height, width of bottom and top; kernel, stride, pad.
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-        let &[channels, height, width, _, rows, columns, kernel, stride, pad] = sizes else {
+        let &[
+            channels,
+            height,
+            width,
+            _,
+            rows,
+            columns,
+            kernel,
+            stride,
+            pad,
+        ] = sizes
+        else {
             return;
         };
         let (image, weights) = (bottoms[0], bottoms[1]);
@@ -120,7 +131,8 @@ mod routine {
             for tap in 0..taps {
                 let row = place / columns * stride + tap / kernel % kernel;
                 let column = place % columns * stride + tap % kernel;
-                let inside = row >= pad && row - pad < height && column >= pad && column - pad < width;
+                let inside =
+                    row >= pad && row - pad < height && column >= pad && column - pad < width;
                 // Padding is multiplied too, as Caffe does.
                 let x = match inside {
                     true => {
@@ -160,7 +172,10 @@ mod tests {
 
     #[test]
     fn each_place_has_weights() {
-        let x = tensor(&[2, 1, 2, 3], [1., 2., 3., 4., 5., 6., 0., 0., 0., 0., 0., 0.]);
+        let x = tensor(
+            &[2, 1, 2, 3],
+            [1., 2., 3., 4., 5., 6., 0., 0., 0., 0., 0., 0.],
+        );
         // Taps are rows, places columns.
         let w = tensor(&[1, 1, 4, 2], [1., 0., 0., 0., 0., 0., 0., 10.]);
         let bias = tensor(&[1, 1, 1, 2], [0.5, -0.5]);
@@ -177,7 +192,10 @@ mod tests {
             ..simple(1)
         };
         let x = tensor(&[1, 1, 3, 5], (0..15).map(|v| v as f32).collect::<Vec<_>>());
-        let w = tensor(&[1, 1, 1, 12], (0..12).map(|v| v as f32).collect::<Vec<_>>());
+        let w = tensor(
+            &[1, 1, 1, 12],
+            (0..12).map(|v| v as f32).collect::<Vec<_>>(),
+        );
         let y = forward::<Local>(&param(p), &[x], &[w]).remove(0);
         let middle = [0., 5. * 6., 6. * 8., 0.];
         assert_eq!(&*y.shape, [1, 1, 3, 4]);

@@ -22,7 +22,9 @@ impl Layer for Log {
         let p = param.log_param.clone().unwrap_or_default();
         let log_base = log_base(p.base(), "log_param.base", cx)?;
         if log_base == 0.0 {
-            return Err(cx.invalid("log_param.base", "there is no logarithm to base 1").into());
+            return Err(cx
+                .invalid("log_param.base", "there is no logarithm to base 1")
+                .into());
         }
         Ok(Log {
             factor: (1.0 / log_base) as f32,
@@ -37,12 +39,18 @@ impl Layer for Log {
 
     fn reference(&self, bottoms: &[&Tensor], _params: &[&Tensor], tops: &mut [Tensor]) {
         let [factor, scale, shift] = [self.factor, self.scale, self.shift].map(f64::from);
-        super::map(bottoms[0], &mut tops[0], |x| factor * (scale * x + shift).ln());
+        super::map(bottoms[0], &mut tops[0], |x| {
+            factor * (scale * x + shift).ln()
+        });
     }
 
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
         let constants = [self.factor, self.scale, self.shift];
-        Some(Pointwise::function(Function::Log, constants, Pointwise::Bottom(0)))
+        Some(Pointwise::function(
+            Function::Log,
+            constants,
+            Pointwise::Bottom(0),
+        ))
     }
 }
 
@@ -54,11 +62,14 @@ mod tests {
 
     fn param(base: f32, scale: f32, shift: f32) -> LayerParameter {
         LayerParameter {
-            log_param: Some(LogParameter {
-                base: Some(base),
-                scale: Some(scale),
-                shift: Some(shift),
-            }.into()),
+            log_param: Some(
+                LogParameter {
+                    base: Some(base),
+                    scale: Some(scale),
+                    shift: Some(shift),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
@@ -69,7 +80,11 @@ mod tests {
         let y = run(LayerParameter::default(), [1., 0., -1.]);
         assert!(y[..2] == [0., f32::NEG_INFINITY] && y[2].is_nan());
         assert_close(&run(param(2., 3., 2.), [2., 10., 0.]), &[3., 5., 1.], 1e-6);
-        assert_close(&run(param(10., 1., 0.), [100., 1., 0.1]), &[2., 0., -1.], 1e-6);
+        assert_close(
+            &run(param(10., 1., 0.), [100., 1., 0.1]),
+            &[2., 0., -1.],
+            1e-6,
+        );
     }
 
     #[test]

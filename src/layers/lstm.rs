@@ -172,9 +172,8 @@ mod tests {
 
     #[test]
     fn shapes() {
-        let refused = |exposed, tops, bottoms: &[&[usize]]| {
-            refusal::<Lstm>(&param(exposed, tops), bottoms)
-        };
+        let refused =
+            |exposed, tops, bottoms: &[&[usize]]| refusal::<Lstm>(&param(exposed, tops), bottoms);
         assert!(refused(false, 1, &[&[2, 3], &[2, 3]]).contains("at least 3 axes"));
         assert!(refused(false, 1, &[&[2, 3, 4], &[3, 2]]).contains("cont must be 2×3"));
         assert!(refused(false, 1, &[&[2, 3, 4], &[2, 3], &[3]]).contains("constant input"));
@@ -182,6 +181,9 @@ mod tests {
         let states: &[&[usize]] = &[&[2, 3, 4], &[2, 3], &[1, 3, 1], &[3, 1]];
         assert!(refused(true, 3, states).contains("states must be 1×3×1"));
         let none = refusal::<Lstm>(&LayerParameter::default(), &[&[2, 3, 4], &[2, 3]]);
-        assert_eq!(none, "recurrent_param.num_output: `num_output` must not be 0");
+        assert_eq!(
+            none,
+            "recurrent_param.num_output: `num_output` must not be 0"
+        );
     }
 }

@@ -84,7 +84,9 @@ mod tests {
         };
         let c = tensor(&[1, 2, 2], [4., -2., 8., 3.]);
         // σ(0) = ½, σ(large) = 1; unit 1 of a stream has g = 0.
-        let gates = [0., 0., 0., 0., 0., 99., 1., 0., 0., 0., 0., 0., 0., 0., 9., 9.];
+        let gates = [
+            0., 0., 0., 0., 0., 99., 1., 0., 0., 0., 0., 0., 0., 0., 9., 9.,
+        ];
         let cont = tensor(&[1, 2], [0.5, 0.]);
         let bottoms = [c, tensor(&[1, 2, 8], gates), cont];
         let y = forward::<LstmUnit>(&param, &bottoms, &[]);

@@ -24,7 +24,8 @@ impl Layer for MaskResize {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
         let p = param.mask_resize_param.clone().unwrap_or_default();
-        let size = |field: &str, size: u32| cx.positive(&format!("mask_resize_param.{field}"), size);
+        let size =
+            |field: &str, size: u32| cx.positive(&format!("mask_resize_param.{field}"), size);
         let height = size("output_height", p.output_height())?;
         Ok(MaskResize {
             size: [height, size("output_width", p.output_width())?],
@@ -108,7 +109,10 @@ mod tests {
     #[test]
     fn refusals() {
         let got = refusal::<MaskResize>(&param(0, 1), &[&[1, 1, 2, 2]]);
-        assert!(got.starts_with("mask_resize_param.output_height: "), "{got}");
+        assert!(
+            got.starts_with("mask_resize_param.output_height: "),
+            "{got}"
+        );
         let got = refusal::<MaskResize>(&param(1, 1), &[&[1, 1, 0, 2]]);
         assert!(got.starts_with("bottom: "), "{got}");
     }

@@ -58,9 +58,15 @@ mod tests {
 
     #[test]
     fn the_first_of_equals_or_nothing() {
-        let maps = tensor(&[1, 2, 2, 3], [0., 1., 2., 2., f32::NAN, 2., -1., 0., -2., 0., 0., 0.]);
+        let maps = tensor(
+            &[1, 2, 2, 3],
+            [0., 1., 2., 2., f32::NAN, 2., -1., 0., -2., 0., 0., 0.],
+        );
         let y = forward::<Maximum>(&LayerParameter::default(), &[maps], &[]);
-        assert_eq!(y[0], tensor(&[1, 2, 1, 3], [2., 0., 2., 0., 0., f32::MIN_POSITIVE]));
+        assert_eq!(
+            y[0],
+            tensor(&[1, 2, 1, 3], [2., 0., 2., 0., 0., f32::MIN_POSITIVE])
+        );
     }
 
     #[test]

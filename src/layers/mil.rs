@@ -49,8 +49,12 @@ mod routine {
     use super::boxes::max;
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], _values: &[f32]) {
-        let largest = bottoms[0].iter().fold(f32::MIN, |largest, &x| max(largest, x));
-        let none = bottoms[0].iter().fold(1.0, |none, &x| none * (1.0 - f64::from(x)));
+        let largest = bottoms[0]
+            .iter()
+            .fold(f32::MIN, |largest, &x| max(largest, x));
+        let none = bottoms[0]
+            .iter()
+            .fold(1.0, |none, &x| none * (1.0 - f64::from(x)));
         for y in tops[0].iter_mut() {
             *y = match sizes[0] {
                 1 => max((1.0 - none) as f32, largest),

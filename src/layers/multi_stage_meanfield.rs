@@ -58,10 +58,19 @@ impl Layer for MultiStageMeanfield {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(3..=3, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.multi_stage_meanfield_param.clone().unwrap_or_default();
+        let p = param
+            .multi_stage_meanfield_param
+            .clone()
+            .unwrap_or_default();
         for (given, name) in [
-            (p.forced_spatial_filter_weight.is_some(), "forced_spatial_filter_weight"),
-            (p.forced_bilateral_filter_weight.is_some(), "forced_bilateral_filter_weight"),
+            (
+                p.forced_spatial_filter_weight.is_some(),
+                "forced_spatial_filter_weight",
+            ),
+            (
+                p.forced_bilateral_filter_weight.is_some(),
+                "forced_bilateral_filter_weight",
+            ),
         ] {
             if given {
                 return Err(cx.unsupported(&field(name), field(name)).into());
@@ -73,7 +82,10 @@ impl Layer for MultiStageMeanfield {
         }
         let theta = |value: f32, name: &str| cx.above(&field(name), value, 0.0);
         let [spatial, bilateral] = ["spatial_filter_weights_str", "bilateral_filter_weights_str"];
-        let texts = [&p.spatial_filter_weights_str, &p.bilateral_filter_weights_str];
+        let texts = [
+            &p.spatial_filter_weights_str,
+            &p.bilateral_filter_weights_str,
+        ];
         Ok(MultiStageMeanfield {
             iterations: cx.size(&field("num_iterations"), p.num_iterations())?,
             theta: [
@@ -83,7 +95,12 @@ impl Layer for MultiStageMeanfield {
             ],
             first: [
                 weight(texts[0].as_deref(), p.spatial_filter_weight(), spatial, cx)?,
-                weight(texts[1].as_deref(), p.bilateral_filter_weight(), bilateral, cx)?,
+                weight(
+                    texts[1].as_deref(),
+                    p.bilateral_filter_weight(),
+                    bilateral,
+                    cx,
+                )?,
                 -1.0,
             ],
         })
@@ -243,7 +260,11 @@ mod routine {
         for j in (1..sides).rev() {
             // Beyond it floats are too coarse, and the original's short integers too small.
             let known = feature[j - 1].abs() <= 1e4;
-            let part = if known { feature[j - 1] * scales[j - 1] } else { 0.0 };
+            let part = if known {
+                feature[j - 1] * scales[j - 1]
+            } else {
+                0.0
+            };
             high[j] = sum - j as f32 * part;
             sum += part;
         }
@@ -331,7 +352,9 @@ mod routine {
             (Lattice::new(&positions, 2), compatible(bottoms[3])),
             (Lattice::new(&colours, 5), compatible(bottoms[4])),
         ];
-        let norms = filters.each_ref().map(|(lattice, _)| norms(lattice, points));
+        let norms = filters
+            .each_ref()
+            .map(|(lattice, _)| norms(lattice, points));
         let mut now = bottoms[1].to_vec();
         for _ in 0..iterations {
             softmax(&mut now, points);
@@ -423,12 +446,17 @@ mod tests {
             let picture = tensor(&[1, 3, 1, 2], [0., other, 0., other, 0., other]);
             let blobs = [diagonal(0.), diagonal(1.), diagonal(-1.)];
             let bottoms = [unary.clone(), unary.clone(), picture];
-            forward::<MultiStageMeanfield>(&param(p.clone()), &bottoms, &blobs).remove(0).data
+            forward::<MultiStageMeanfield>(&param(p.clone()), &bottoms, &blobs)
+                .remove(0)
+                .data
         };
         let [first, second] = [alone([2., 0.], 1.), alone([0., 1.], 1.)];
         assert_close(&of(200.), &[first[0], second[0], first[1], second[1]], 1e-5);
         let like = of(0.);
-        assert!(like[0] < first[0] - 0.1 && like[1] > second[0] + 0.1, "{like:?}");
+        assert!(
+            like[0] < first[0] - 0.1 && like[1] > second[0] + 0.1,
+            "{like:?}"
+        );
     }
 
     /// An impulse becomes nearly a Gaussian: round its place, with a variance of 1 along
@@ -447,7 +475,10 @@ mod tests {
             let away = |i: usize| at(i)[axis] - at(middle)[axis];
             let mean = (0..y.len()).map(|i| y[i] * away(i)).sum::<f32>() / sum;
             let square = (0..y.len()).map(|i| y[i] * away(i) * away(i)).sum::<f32>() / sum;
-            assert!(mean.abs() < 0.05 && (square - 1.0).abs() < 0.1, "{mean}, {square}");
+            assert!(
+                mean.abs() < 0.05 && (square - 1.0).abs() < 0.1,
+                "{mean}, {square}"
+            );
         }
         assert!(y[middle + 15] < 0.01 * y[middle] && y[middle - 15] < 0.01 * y[middle]);
     }
@@ -455,7 +486,10 @@ mod tests {
     #[test]
     fn any_values_are_taken() {
         let unary = tensor(&[1, 2, 1, 2], [f32::NAN, 0., f32::INFINITY, 1.]);
-        let picture = tensor(&[1, 3, 1, 2], [f32::NAN, 1e30, f32::INFINITY, 0., -1e30, 0.]);
+        let picture = tensor(
+            &[1, 3, 1, 2],
+            [f32::NAN, 1e30, f32::INFINITY, 0., -1e30, 0.],
+        );
         let blobs = [diagonal(3.), diagonal(5.), diagonal(-1.)];
         let bottoms = [unary.clone(), unary, picture];
         let y = forward::<MultiStageMeanfield>(&param(two_iterations()), &bottoms, &blobs);
@@ -488,7 +522,9 @@ mod tests {
             ("spatial_filter_weights_str", |p| {
                 p.spatial_filter_weights_str = Some("3 4".into());
             }),
-            ("forced_spatial_filter_weight", |p| p.forced_spatial_filter_weight = Some(1.0)),
+            ("forced_spatial_filter_weight", |p| {
+                p.forced_spatial_filter_weight = Some(1.0)
+            }),
         ];
         let good: [&[usize]; 3] = [&[1, 2, 4, 4], &[1, 2, 4, 4], &[1, 3, 4, 4]];
         for (name, change) in cases {

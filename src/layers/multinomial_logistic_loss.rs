@@ -72,7 +72,11 @@ mod tests {
     fn values() {
         let ln2 = std::f32::consts::LN_2;
         assert_close(&run([1., 1.]), &[ln2], 1e-7);
-        assert_close(&run([0., 0.]), &[(ln2 + 20. * std::f32::consts::LN_10) / 2.], 1e-6);
+        assert_close(
+            &run([0., 0.]),
+            &[(ln2 + 20. * std::f32::consts::LN_10) / 2.],
+            1e-6,
+        );
         assert!(run([0., 2.])[0].is_nan());
     }
 

@@ -40,7 +40,11 @@ impl Nms {
     fn form(&self, channels: usize) -> Form {
         let single = channels == 1;
         let [parts, peaks] = if single { [1, 100] } else { [15, 20] };
-        self.form.unwrap_or(Form { single, parts, peaks })
+        self.form.unwrap_or(Form {
+            single,
+            parts,
+            peaks,
+        })
     }
 }
 
@@ -67,7 +71,11 @@ impl Layer for Nms {
         let single = cx.size("nms_param.num_peak", p.num_peak())?;
         let form = Form {
             single: !several,
-            parts: if several { cx.positive("nms_param.num_parts", p.num_parts())? } else { 1 },
+            parts: if several {
+                cx.positive("nms_param.num_parts", p.num_parts())?
+            } else {
+                1
+            },
             peaks: if several { peaks } else { single },
         };
         Ok(Nms {
@@ -102,7 +110,11 @@ impl Layer for Nms {
 mod routine {
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
         let [height, width, peaks] = [sizes[0], sizes[1], sizes[2]];
-        let is_peak = if sizes[3] == 1 { above_four } else { above_eight };
+        let is_peak = if sizes[3] == 1 {
+            above_four
+        } else {
+            above_eight
+        };
         for (n, top) in tops[0].chunks_exact_mut(3 * (peaks + 1)).enumerate() {
             let map = &bottoms[0][n * height * width..];
             let mut found = 0;
@@ -130,7 +142,9 @@ mod routine {
         let value = map[y * width + x];
         let beside = |row: usize| {
             let others = (x - 1..x + 2).filter(|&column| (column, row) != (x, y));
-            others.map(|column| map[row * width + column]).all(|other| value > other)
+            others
+                .map(|column| map[row * width + column])
+                .all(|other| value > other)
         };
         !edge && (y - 1..y + 2).all(beside)
     }
@@ -153,7 +167,9 @@ mod routine {
         let mut sums = [0.0; 3];
         for row in around(y) {
             for column in around(x) {
-                let value = map.get(row * width + column).map_or(0.0, |&value| f64::from(value));
+                let value = map
+                    .get(row * width + column)
+                    .map_or(0.0, |&value| f64::from(value));
                 if value > 0.0 {
                     sums[0] += column as f64 * value;
                     sums[1] += row as f64 * value;
@@ -198,7 +214,10 @@ mod tests {
         let y = forward::<Nms>(&param(parts(1, 2)), &[tensor(&[1, 1, 4, 4], map)], &[]);
         // Row 0 and column 0 do not count, the last corner does: 2 + 1 + 1 + 9 = 13.
         let at = (2. + 2. + 1. + 27.) / 13.;
-        assert_eq!(y[0], tensor(&[1, 1, 3, 3], [1., 0., 0., at, at, 2., 0., 0., 0.]));
+        assert_eq!(
+            y[0],
+            tensor(&[1, 1, 3, 3], [1., 0., 0., at, at, 2., 0., 0., 0.])
+        );
     }
 
     #[test]
@@ -217,8 +236,12 @@ mod tests {
             threshold: Some(1.),
             ..parts(2, 1)
         };
-        let map = [0., 0., 0., 0., 0., 0., 0., 2., 0., 3., 0., 0., 0., 0., 0., 0., 0., 0.];
-        let below = [0., 0., 0., 0., 0., 0., 0., 1., 0., 1., 0., 0., 0., 0., 0., 0., 0., 0.];
+        let map = [
+            0., 0., 0., 0., 0., 0., 0., 2., 0., 3., 0., 0., 0., 0., 0., 0., 0., 0.,
+        ];
+        let below = [
+            0., 0., 0., 0., 0., 0., 0., 1., 0., 1., 0., 0., 0., 0., 0., 0., 0., 0.,
+        ];
         let maps = tensor(&[1, 2, 3, 6], [map, below].concat());
         let y = forward::<Nms>(&param(p), &[maps], &[]);
         assert_eq!(y[0].data[..3], [2., 0., 0.]);

@@ -46,7 +46,10 @@ pub struct Scale {
 
 impl Normalize {
     fn ssd(param: &LayerParameter) -> Normalize {
-        let p = param.norm_param.clone().or_else(|| param.normalize_bbox_param.clone());
+        let p = param
+            .norm_param
+            .clone()
+            .or_else(|| param.normalize_bbox_param.clone());
         let p = p.unwrap_or_default();
         Normalize {
             norm: match p.add_eps_before_sqrt() {
@@ -64,7 +67,10 @@ impl Normalize {
 
     fn happynear(param: &LayerParameter, cx: &Cx) -> Result<Normalize> {
         let p = param.normalize_param.clone().unwrap_or_default();
-        let early = param.softmax_param.as_ref().and_then(|p| p.normalize_type.as_ref());
+        let early = param
+            .softmax_param
+            .as_ref()
+            .and_then(|p| p.normalize_type.as_ref());
         if early.is_some_and(|name| name != p.normalize_type()) {
             // Later versions do not read that field here.
             let message = "versions of the fork differ about it: say it in normalize_param";
@@ -104,7 +110,10 @@ impl Layer for Normalize {
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
-        let early = param.softmax_param.as_ref().is_some_and(|p| p.normalize_type.is_some());
+        let early = param
+            .softmax_param
+            .as_ref()
+            .is_some_and(|p| p.normalize_type.is_some());
         let silent = param.norm_param.is_none() && cx.dialect == Some(Dialect::Happynear);
         let happynear = silent || early || param.normalize_param.is_some();
         if param.norm_param.is_some() && happynear {
@@ -219,7 +228,9 @@ mod tests {
             norm_param: Some(Box::new(p)),
             ..LayerParameter::default()
         };
-        forward::<Normalize>(&param, &[x()], &[scale]).remove(0).data
+        forward::<Normalize>(&param, &[x()], &[scale])
+            .remove(0)
+            .data
     }
 
     #[test]
@@ -284,10 +295,13 @@ mod tests {
     fn the_fields_first_place() {
         let param = |ty: &str, norm: &str| LayerParameter {
             r#type: Some(ty.into()),
-            softmax_param: Some(SoftmaxParameter {
-                normalize_type: Some(norm.into()),
-                ..SoftmaxParameter::default()
-            }.into()),
+            softmax_param: Some(
+                SoftmaxParameter {
+                    normalize_type: Some(norm.into()),
+                    ..SoftmaxParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         let y = forward::<Normalize>(&param("Normalize", "L2"), &[x()], &[]);

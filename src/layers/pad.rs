@@ -105,7 +105,10 @@ mod tests {
     #[test]
     fn two_numbers_for_each_axis() {
         let message = refusal::<Pad>(&pad(&[1, 1]), &[&[2, 2]]);
-        assert!(message.starts_with("pad_param.paddings: must be two numbers"), "{message}");
+        assert!(
+            message.starts_with("pad_param.paddings: must be two numbers"),
+            "{message}"
+        );
         assert!(refusal::<Pad>(&pad(&[u32::MAX, 0]), &[&[2]]).contains("limit"));
     }
 }

@@ -16,7 +16,10 @@ pub struct Parameter {
 impl Layer for Parameter {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(0..=0, 1..=1)?;
-        let shape = param.parameter_param.as_ref().and_then(|p| p.shape.as_ref());
+        let shape = param
+            .parameter_param
+            .as_ref()
+            .and_then(|p| p.shape.as_ref());
         let dims = shape.map_or(&[][..], |shape| &shape.dim);
         Ok(Parameter {
             shape: cx.locate("parameter_param.shape", Shape::from_i64(dims))?,
@@ -55,10 +58,13 @@ mod tests {
 
     fn param(dim: &[i64]) -> LayerParameter {
         LayerParameter {
-            parameter_param: Some(ParameterParameter {
-                shape: Some(BlobShape { dim: dim.to_vec() }),
-                ..ParameterParameter::default()
-            }.into()),
+            parameter_param: Some(
+                ParameterParameter {
+                    shape: Some(BlobShape { dim: dim.to_vec() }),
+                    ..ParameterParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
@@ -66,7 +72,11 @@ mod tests {
     #[test]
     fn the_blob_is_the_top() {
         let blob = tensor(&[1, 2], [3., 4.]);
-        let y = forward::<Parameter>(&param(&[1, 2]), &[] as &[Tensor], std::slice::from_ref(&blob));
+        let y = forward::<Parameter>(
+            &param(&[1, 2]),
+            &[] as &[Tensor],
+            std::slice::from_ref(&blob),
+        );
         assert_eq!(y, [blob]);
         assert_eq!(
             tops::<Parameter>(&LayerParameter::default(), &[]),

@@ -55,10 +55,14 @@ impl Layer for Permute {
         for (i, axis) in named.into_iter().enumerate() {
             let field = format!("{}[{i}]", layer.field());
             let Ok(axis) = usize::try_from(axis) else {
-                return Err(cx.invalid(&field, format!("there is no axis {axis}")).into());
+                return Err(cx
+                    .invalid(&field, format!("there is no axis {axis}"))
+                    .into());
             };
             if layer.order.contains(&axis) {
-                return Err(cx.invalid(&field, format!("axis {axis} is named twice")).into());
+                return Err(cx
+                    .invalid(&field, format!("axis {axis} is named twice"))
+                    .into());
             }
             layer.order.push(axis);
         }
@@ -70,7 +74,9 @@ impl Layer for Permute {
         let axes = bottom.len();
         if let Some(i) = self.order.iter().position(|&axis| axis >= axes) {
             let message = format!("there is no axis {} in {bottom}", self.order[i]);
-            return Err(cx.invalid(&format!("{}[{i}]", self.field()), message).into());
+            return Err(cx
+                .invalid(&format!("{}[{i}]", self.field()), message)
+                .into());
         }
         if self.whole && self.order.len() != axes {
             let message = format!("must name all {axes} axes, not {}", self.order.len());

@@ -350,9 +350,8 @@ impl Pooling {
         };
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let positive = |what: &str, value: Option<u32>| {
-            cx.positive(&field(what), value.unwrap_or_default())
-        };
+        let positive =
+            |what: &str, value: Option<u32>| cx.positive(&field(what), value.unwrap_or_default());
         let kernel = positive("kernel_size", p.kernel_size)?;
         let depth = positive("kernel_depth", p.kernel_depth)?;
         let stride = positive("stride", Some(p.stride()))?;
@@ -750,7 +749,11 @@ mod tests {
             pool: Some(PoolMethod::AveExcPad.into()),
             ..p
         };
-        let exclude = |p| forward::<Pooling>(&param(inside(p)), &[&x], &[]).remove(0).data;
+        let exclude = |p| {
+            forward::<Pooling>(&param(inside(p)), &[&x], &[])
+                .remove(0)
+                .data
+        };
         assert_eq!(exclude(sides(1, 0)), [1., 4.]);
         let same = PoolingParameter {
             pad_type: Some(1),
@@ -828,19 +831,65 @@ mod tests {
             r#type: Some("NdPooling".into()),
             ..param(p.clone())
         };
-        let x = tensor(&[1, 1, 2, 2, 3], [1., 8., 3., 4., 5., 6., 9., 9., 9., 9., 9., 9.]);
+        let x = tensor(
+            &[1, 1, 2, 2, 3],
+            [1., 8., 3., 4., 5., 6., 9., 9., 9., 9., 9., 9.],
+        );
         let y = forward::<Pooling>(&nd(&p), &[&x], &[]).remove(0);
         assert_eq!(y, tensor(&[1, 1, 2, 1, 2], [8., 6., 9., 9.]));
         let dims: &[usize] = &[1, 1, 2, 2, 3];
         assert!(refusal::<Pooling>(&param(p.clone()), &[dims]).contains("NdPooling"));
         for (p, field) in [
-            (PoolingParameter { pool: Some(PoolMethod::Ave.into()), ..p.clone() }, "pooling_param.pool"),
-            (PoolingParameter { pad: Some(1), ..p.clone() }, "pooling_param"),
-            (PoolingParameter { kernel_shape: shape(&[1, 0, 1]), ..p.clone() }, "pooling_param.kernel_shape"),
-            (PoolingParameter { kernel_shape: shape(&[1]), ..p.clone() }, "pooling_param.kernel_shape"),
-            (PoolingParameter { stride_shape: shape(&[1, -1, 1]), ..p.clone() }, "pooling_param.stride_shape"),
-            (PoolingParameter { stride_shape: shape(&[1, 1]), ..p.clone() }, "pooling_param.stride_shape"),
-            (PoolingParameter { kernel_shape: shape(&[1, 1]), stride_shape: None, ..p }, "bottom"),
+            (
+                PoolingParameter {
+                    pool: Some(PoolMethod::Ave.into()),
+                    ..p.clone()
+                },
+                "pooling_param.pool",
+            ),
+            (
+                PoolingParameter {
+                    pad: Some(1),
+                    ..p.clone()
+                },
+                "pooling_param",
+            ),
+            (
+                PoolingParameter {
+                    kernel_shape: shape(&[1, 0, 1]),
+                    ..p.clone()
+                },
+                "pooling_param.kernel_shape",
+            ),
+            (
+                PoolingParameter {
+                    kernel_shape: shape(&[1]),
+                    ..p.clone()
+                },
+                "pooling_param.kernel_shape",
+            ),
+            (
+                PoolingParameter {
+                    stride_shape: shape(&[1, -1, 1]),
+                    ..p.clone()
+                },
+                "pooling_param.stride_shape",
+            ),
+            (
+                PoolingParameter {
+                    stride_shape: shape(&[1, 1]),
+                    ..p.clone()
+                },
+                "pooling_param.stride_shape",
+            ),
+            (
+                PoolingParameter {
+                    kernel_shape: shape(&[1, 1]),
+                    stride_shape: None,
+                    ..p
+                },
+                "bottom",
+            ),
         ] {
             let got = refusal::<Pooling>(&nd(&p), &[dims]);
             assert!(got.starts_with(&format!("{field}: ")), "{got}");
@@ -886,7 +935,10 @@ mod tests {
         };
         let cases = [
             (square(0, 1, 0), "kernel_size: `kernel_size` must not be 0"),
-            (PoolingParameter::default(), "kernel_size: `kernel_size` is missing"),
+            (
+                PoolingParameter::default(),
+                "kernel_size: `kernel_size` is missing",
+            ),
             (
                 PoolingParameter {
                     kernel_h: Some(2),

@@ -77,11 +77,14 @@ mod tests {
 
     fn run(power: f32, scale: f32, shift: f32, x: [f32; 3]) -> Vec<f32> {
         let p = LayerParameter {
-            power_param: Some(PowerParameter {
-                power: Some(power),
-                scale: Some(scale),
-                shift: Some(shift),
-            }.into()),
+            power_param: Some(
+                PowerParameter {
+                    power: Some(power),
+                    scale: Some(scale),
+                    shift: Some(shift),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         forward::<Power>(&p, &[tensor(&[3], x)], &[]).remove(0).data

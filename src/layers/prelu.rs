@@ -33,7 +33,9 @@ impl Layer for PRelu {
         if !(2..=self.most_axes).contains(&bottoms[0].len()) {
             let message = format!("the bottom must have 2 to 4 axes, it is {}", bottoms[0]);
             let d = cx.invalid("bottom", message);
-            return Err(d.help("forks for volumes take more: --dialect 3d-caffe").into());
+            return Err(d
+                .help("forks for volumes take more: --dialect 3d-caffe")
+                .into());
         }
         Ok(vec![bottoms[0].clone()])
     }

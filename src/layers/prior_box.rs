@@ -123,7 +123,11 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
     for (i, &size) in p.min_size.iter().enumerate() {
         cx.above("prior_box_param.min_size", size, 0.0)?;
         let min = whole(size);
-        let mut group = if faceboxes { dense(min) } else { vec![Anchor::new(min, min)] };
+        let mut group = if faceboxes {
+            dense(min)
+        } else {
+            vec![Anchor::new(min, min)]
+        };
         let squares = group.len();
         group[0].smaller = p.tf() && !faceboxes && min == 60.0;
         for ratio in ratios(p) {
@@ -151,7 +155,11 @@ fn anchors(p: &PriorBoxParameter, cx: &Cx) -> Result<Vec<Anchor>> {
     if textboxes {
         let down: Vec<f32> = match p.offset_h[..] {
             [] => vec![0.0, 0.5],
-            _ => p.offset_h.iter().map(|offset| offset - p.offset()).collect(),
+            _ => p
+                .offset_h
+                .iter()
+                .map(|offset| offset - p.offset())
+                .collect(),
         };
         let lower = |a: Anchor| down.iter().map(move |&down| Anchor { down, ..a });
         anchors = anchors.into_iter().flat_map(lower).collect();
@@ -180,7 +188,10 @@ fn refuse_unknown(p: &PriorBoxParameter, cx: &Cx) -> Result<()> {
     for (given, field) in [
         (p.keras() && p.tf(), "tf"),
         (p.keras() && p.faceboxes(), "faceboxes"),
-        (p.offset_w.iter().any(|&offset| offset != p.offset()), "offset_w"),
+        (
+            p.offset_w.iter().any(|&offset| offset != p.offset()),
+            "offset_w",
+        ),
         (!p.width.is_empty(), "width"),
         (!p.height.is_empty(), "height"),
     ] {
@@ -223,7 +234,9 @@ impl Layer for PriorBox {
             let w = size(p.img_w, "prior_box_param.img_w")?;
             Some([w, size(p.img_h, "prior_box_param.img_h")?])
         } else {
-            let size = p.img_size.map(|s| cx.positive("prior_box_param.img_size", s));
+            let size = p
+                .img_size
+                .map(|s| cx.positive("prior_box_param.img_size", s));
             size.transpose()?.map(|s| [s; 2])
         };
         let step = if p.step_h.is_some() || p.step_w.is_some() {
@@ -352,7 +365,14 @@ mod tests {
         let mut want = vec![l[0], 0.25, l[1], 0.75, r[0], 0.25, r[1], 0.75];
         want.extend([0.1; 8]);
         assert_eq!(boxes(min(10.9)), want);
-        assert_eq!(boxes(PriorBoxParameter { img_h: Some(20), img_w: Some(40), ..min(10.) }), want);
+        assert_eq!(
+            boxes(PriorBoxParameter {
+                img_h: Some(20),
+                img_w: Some(40),
+                ..min(10.)
+            }),
+            want
+        );
     }
 
     #[test]
@@ -385,7 +405,9 @@ mod tests {
                 ..min(5.)
             };
             let got = boxes(p)[..16].to_vec();
-            got.chunks(4).map(|b| 40. * (b[2] - b[0])).collect::<Vec<_>>()
+            got.chunks(4)
+                .map(|b| 40. * (b[2] - b[0]))
+                .collect::<Vec<_>>()
         };
         assert_close(&of(false, false), &[5., 10., 10., 2.5], 1e-6);
         assert_close(&of(true, false), &[5., 10., 2.5, 10.], 1e-6);
@@ -407,7 +429,10 @@ mod tests {
             yx_order: Some(true),
             ..min(30.)
         };
-        assert_eq!(boxes(p)[..8], [0., 0., 1., 25. / 40., 0., 15. / 40., 1., 1.]);
+        assert_eq!(
+            boxes(p)[..8],
+            [0., 0., 1., 25. / 40., 0., 15. / 40., 1., 1.]
+        );
         let p = PriorBoxParameter {
             box_width: vec![8.],
             box_height: vec![2.],
@@ -428,11 +453,20 @@ mod tests {
         });
         let bottoms = [noise(&[1, 1, 1, 2]), noise(&[1, 3, 20, 40])];
         let dialect = Some(Dialect::FaceBoxes);
-        assert_eq!(forward_as::<PriorBox>(dialect, &param(sizes), &bottoms, &[])[0].data, got);
+        assert_eq!(
+            forward_as::<PriorBox>(dialect, &param(sizes), &bottoms, &[])[0].data,
+            got
+        );
         assert_eq!(got.len(), 2 * 2 * 21 * 4);
-        assert_eq!(got[..2], [(10. - 16. - 15.5) / 40., (10. - 16. - 15.5) / 20.]);
+        assert_eq!(
+            got[..2],
+            [(10. - 16. - 15.5) / 40., (10. - 16. - 15.5) / 20.]
+        );
         assert_eq!(got[4], (10. - 8. - 15.5) / 40.);
-        assert_eq!(got[64..66], [(10. - 16. - 31.5) / 40., (10. - 16. - 31.5) / 20.]);
+        assert_eq!(
+            got[64..66],
+            [(10. - 16. - 31.5) / 40., (10. - 16. - 31.5) / 20.]
+        );
         assert_eq!(got[80], (10. - 63.5) / 40.);
     }
 
@@ -444,20 +478,81 @@ mod tests {
         assert!(got.starts_with("prior_box_param: min_size"), "{got}");
         for (p, field) in [
             (min(0.), "min_size"),
-            (PriorBoxParameter { max_size: vec![10.], ..min(10.) }, "max_size"),
-            (PriorBoxParameter { max_size: vec![11., 12.], ..min(10.) }, "max_size"),
-            (PriorBoxParameter { variance: vec![0.1; 2], ..min(10.) }, "variance"),
-            (PriorBoxParameter { variance: vec![0.], ..min(10.) }, "variance"),
-            (PriorBoxParameter { img_h: Some(5), ..min(10.) }, "img_w"),
-            (PriorBoxParameter { img_size: Some(0), ..min(10.) }, "img_size"),
-            (PriorBoxParameter { step: Some(0.), ..min(10.) }, "step"),
-            (PriorBoxParameter { step_w: Some(2.), ..min(10.) }, "step_h"),
-            (PriorBoxParameter { tf: Some(true), keras: Some(true), ..min(10.) }, "tf"),
+            (
+                PriorBoxParameter {
+                    max_size: vec![10.],
+                    ..min(10.)
+                },
+                "max_size",
+            ),
+            (
+                PriorBoxParameter {
+                    max_size: vec![11., 12.],
+                    ..min(10.)
+                },
+                "max_size",
+            ),
+            (
+                PriorBoxParameter {
+                    variance: vec![0.1; 2],
+                    ..min(10.)
+                },
+                "variance",
+            ),
+            (
+                PriorBoxParameter {
+                    variance: vec![0.],
+                    ..min(10.)
+                },
+                "variance",
+            ),
+            (
+                PriorBoxParameter {
+                    img_h: Some(5),
+                    ..min(10.)
+                },
+                "img_w",
+            ),
+            (
+                PriorBoxParameter {
+                    img_size: Some(0),
+                    ..min(10.)
+                },
+                "img_size",
+            ),
+            (
+                PriorBoxParameter {
+                    step: Some(0.),
+                    ..min(10.)
+                },
+                "step",
+            ),
+            (
+                PriorBoxParameter {
+                    step_w: Some(2.),
+                    ..min(10.)
+                },
+                "step_h",
+            ),
+            (
+                PriorBoxParameter {
+                    tf: Some(true),
+                    keras: Some(true),
+                    ..min(10.)
+                },
+                "tf",
+            ),
         ] {
             let got = refused(p);
-            assert!(got.starts_with(&format!("prior_box_param.{field}: ")), "{got}");
+            assert!(
+                got.starts_with(&format!("prior_box_param.{field}: ")),
+                "{got}"
+            );
         }
-        let many = PriorBoxParameter { min_size: vec![1.; 1000], ..min(1.) };
+        let many = PriorBoxParameter {
+            min_size: vec![1.; 1000],
+            ..min(1.)
+        };
         let got = refusal::<PriorBox>(&param(many), &[&[1, 1, 1024, 1024], &[1, 1, 1, 1]]);
         assert!(got.starts_with("bottom[0]: "), "{got}");
         assert_eq!(tops::<PriorBox>(&param(min(10.)), &shapes), [[1, 2, 48]]);

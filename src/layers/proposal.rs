@@ -162,11 +162,19 @@ impl Layer for Proposal {
             let message = "height, width and scale of the picture: 3 values";
             return Err(cx.invalid("bottom[2]", message).into());
         }
-        let before = if self.synopsys { usize::MAX } else { self.before };
+        let before = if self.synopsys {
+            usize::MAX
+        } else {
+            self.before
+        };
         let rows = self.after.min(before).min(each * height * width).max(1);
         let mut tops = vec![vec![rows, 5]];
         if self.scores {
-            tops.push(if self.synopsys { vec![rows, 1] } else { vec![rows] });
+            tops.push(if self.synopsys {
+                vec![rows, 1]
+            } else {
+                vec![rows]
+            });
         }
         let located = |dims| cx.locate("proposal_param", Shape::new(dims));
         tops.into_iter().map(located).collect()
@@ -198,11 +206,19 @@ mod routine {
     // The regions in mini-caffe's order: a quicksort that leaves what comes after the
     // first `most` unsorted where it can.
     fn quicksort(regions: &mut [Region], most: usize) {
-        let score = |region: &Region| if region[4].is_nan() { f32::NEG_INFINITY } else { region[4] };
+        let score = |region: &Region| {
+            if region[4].is_nan() {
+                f32::NEG_INFINITY
+            } else {
+                region[4]
+            }
+        };
         let mut open = vec![(0, regions.len().saturating_sub(1))];
         while let Some((left, right)) = open.pop() {
             let (mut first, mut last) = (left, right);
-            let Some(&key) = regions.get(first) else { continue };
+            let Some(&key) = regions.get(first) else {
+                continue;
+            };
             while first < last {
                 while first < last && score(&regions[last]) <= score(&key) {
                     last -= 1;
@@ -297,13 +313,19 @@ mod routine {
         let suppresses = |better: usize, other: usize| {
             let shared = overlap(&regions[better], &regions[other], 1.0);
             // They differ where it is no number.
-            if synopsys { exceeds(shared, values[1]) } else { shared > values[1] }
+            if synopsys {
+                exceeds(shared, values[1])
+            } else {
+                shared > values[1]
+            }
         };
         let kept = keep(&candidates, after, suppresses);
         for top in tops.iter_mut() {
             top.fill(0.0);
         }
-        let Some((count, tops)) = tops.split_last_mut() else { return };
+        let Some((count, tops)) = tops.split_last_mut() else {
+            return;
+        };
         count[0] = kept.len() as f32;
         for (row, &i) in kept.iter().enumerate() {
             let [x1, y1, x2, y2, score] = regions[i];
@@ -430,7 +452,12 @@ mod tests {
             ..mini()
         };
         assert!(refused(p, &shapes).starts_with("proposal_param.stride_h: "));
-        for (i, dims) in [(0, &[2, 2, 1, 3][..]), (0, &[1, 4, 1, 3]), (1, &[1, 4, 3, 1]), (2, &[1, 2])] {
+        for (i, dims) in [
+            (0, &[2, 2, 1, 3][..]),
+            (0, &[1, 4, 1, 3]),
+            (1, &[1, 4, 3, 1]),
+            (2, &[1, 2]),
+        ] {
             let mut shapes = shapes;
             shapes[i] = dims;
             let got = refused(mini(), &shapes);

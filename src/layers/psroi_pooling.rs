@@ -45,7 +45,8 @@ impl Layer for PsRoiPooling {
         let wanted = Shape::new([self.outputs, self.group, self.group]);
         let wanted = cx.locate("psroi_pooling_param", wanted)?.count();
         if channels != wanted {
-            let message = format!("{channels} channels instead of output_dim·group_size² = {wanted}");
+            let message =
+                format!("{channels} channels instead of output_dim·group_size² = {wanted}");
             return Err(cx.invalid("bottom[0]", message).into());
         }
         let top = Shape::new([regions, self.outputs, self.group, self.group]);
@@ -70,7 +71,9 @@ mod routine {
     use super::boxes::{each_region, part};
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        each_region(bottoms, tops, sizes, |maps, region, y| one(maps, region, y, sizes, values));
+        each_region(bottoms, tops, sizes, |maps, region, y| {
+            one(maps, region, y, sizes, values)
+        });
     }
 
     // One region of the maps of its image.
@@ -82,7 +85,9 @@ mod routine {
             let end = (region[3 + axis].round() + 1.0) * values[0];
             let size = (end - first).max(0.1) / group as f32;
             let bound = |i: usize| i as f32 * size + first;
-            (0..group).map(|i| part((bound(i), bound(i + 1)), 0, len)).collect()
+            (0..group)
+                .map(|i| part((bound(i), bound(i + 1)), 0, len))
+                .collect()
         };
         let [rows, columns] = [parts(1, height), parts(0, width)];
         for (i, y) in top.iter_mut().enumerate() {
@@ -95,7 +100,11 @@ mod routine {
                 }
             }
             let cells = rows.len() * columns.len();
-            *y = if cells == 0 { 0.0 } else { (sum / cells as f64) as f32 };
+            *y = if cells == 0 {
+                0.0
+            } else {
+                (sum / cells as f64) as f32
+            };
         }
     }
 }
@@ -122,7 +131,9 @@ mod tests {
     fn pool(scale: f32, region: [f32; 5]) -> Vec<f32> {
         let map: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let bottoms = [tensor(&[1, 4, 2, 2], map), tensor(&[1, 5], region)];
-        forward::<PsRoiPooling>(&param(scale, 1, 2), &bottoms, &[]).remove(0).data
+        forward::<PsRoiPooling>(&param(scale, 1, 2), &bottoms, &[])
+            .remove(0)
+            .data
     }
 
     #[test]
@@ -144,7 +155,10 @@ mod tests {
     #[test]
     fn refusals() {
         let got = refusal::<PsRoiPooling>(&param(1., 2, 3), &[&[1, 17, 4, 4], &[1, 5]]);
-        assert_eq!(got, "bottom[0]: 17 channels instead of output_dim·group_size² = 18");
+        assert_eq!(
+            got,
+            "bottom[0]: 17 channels instead of output_dim·group_size² = 18"
+        );
         let got = refusal::<PsRoiPooling>(&param(1., -2, 3), &[&[1, 17, 4, 4], &[1, 5]]);
         assert!(got.starts_with("psroi_pooling_param.output_dim: "), "{got}");
     }

@@ -37,10 +37,12 @@
 
 use super::boxes::routine as boxes;
 use super::proposal::anchors;
-use super::{mnc, text_proposal};
 use super::{Cx, Layer, Moves};
+use super::{mnc, text_proposal};
 use crate::diag::Result;
-use crate::frontend::proto::{LayerParameter, PadParameter, Phase, PythonParameter, ReorgParameter};
+use crate::frontend::proto::{
+    LayerParameter, PadParameter, Phase, PythonParameter, ReorgParameter,
+};
 use crate::ir::Shape;
 use crate::leaf::math;
 use crate::leaf::routine::Call;
@@ -74,16 +76,24 @@ fn dictionary<T>(text: &str, value_of: fn(&str) -> Option<T>) -> Option<Vec<(Str
     let mut rest = text;
     while let Some((key, value)) = rest.split_once(':') {
         let key = key.trim_matches([' ', '\n', ',', '\'', '"', '\\']);
-        let value = value.trim_start().trim_start_matches("!!python/tuple").trim_start();
+        let value = value
+            .trim_start()
+            .trim_start_matches("!!python/tuple")
+            .trim_start();
         let (values, after) = match value.strip_prefix(['[', '(']) {
             Some(list) => list.split_once([']', ')'])?,
             None => value.split_at(value.find([',', '\n']).unwrap_or(value.len())),
         };
         let values = values.split(',').map(str::trim).filter(|n| !n.is_empty());
-        entries.push((key.to_string(), values.map(value_of).collect::<Option<_>>()?));
+        entries.push((
+            key.to_string(),
+            values.map(value_of).collect::<Option<_>>()?,
+        ));
         rest = after;
     }
-    rest.trim_matches([' ', '\n', ',']).is_empty().then_some(entries)
+    rest.trim_matches([' ', '\n', ','])
+        .is_empty()
+        .then_some(entries)
 }
 
 fn number(text: &str) -> Option<f32> {
@@ -100,7 +110,11 @@ fn class(p: &PythonParameter) -> (&str, &str) {
 /// The layer of another type that a class of Synopsys' modules is.
 /// Errors: settings that no such layer has.
 pub(super) fn stand_in(param: &LayerParameter, cx: &Cx) -> Result<Option<LayerParameter>> {
-    let Some(p) = param.python_param.as_ref().filter(|_| param.r#type() == "Python") else {
+    let Some(p) = param
+        .python_param
+        .as_ref()
+        .filter(|_| param.r#type() == "Python")
+    else {
         return Ok(None);
     };
     let mut other = LayerParameter {
@@ -135,7 +149,9 @@ fn padding(text: &str, cx: &Cx) -> Result<PadParameter> {
         entry.and_then(|(_, values)| values.first())
     };
     if value("pad_mode").map(String::as_str) != Some("constant") {
-        return Err(cx.unsupported(PARAM_STR, "`pad_mode` other than constant").into());
+        return Err(cx
+            .unsupported(PARAM_STR, "`pad_mode` other than constant")
+            .into());
     }
     let mut paddings = vec![0; 4];
     for key in ["pad_t", "pad_b", "pad_l", "pad_r"] {
@@ -152,7 +168,12 @@ fn padding(text: &str, cx: &Cx) -> Result<PadParameter> {
 /// `operation` 0, or 1 with `coeff` of 1.
 fn operation(text: &str, cx: &Cx) -> Result<&'static str> {
     let entries = dictionary(text, number).unwrap_or_default();
-    let values = |key: &str| entries.iter().find(|(name, _)| name == key).map(|(_, v)| &v[..]);
+    let values = |key: &str| {
+        entries
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, v)| &v[..])
+    };
     match (values("operation"), values("coeff")) {
         (Some([0.0]), _) => Ok("Mul"),
         (Some([1.0]), Some([1.0, 1.0])) => Ok("Add"),
@@ -165,14 +186,22 @@ fn operation(text: &str, cx: &Cx) -> Result<&'static str> {
 
 /// What there is to say of a layer that is taken as one of another type.
 pub fn note(param: &LayerParameter) -> Option<String> {
-    let p = param.python_param.as_ref().filter(|_| param.r#type() == "Python")?;
+    let p = param
+        .python_param
+        .as_ref()
+        .filter(|_| param.r#type() == "Python")?;
     let (module, layer) = class(p);
-    Some(format!("taken as the class `{layer}` of Synopsys' module `{module}`"))
+    Some(format!(
+        "taken as the class `{layer}` of Synopsys' module `{module}`"
+    ))
 }
 
 /// Errors: `Invalid` if the text is no dictionary of numbers.
 fn settings(text: &str, cx: &Cx) -> Result<Vec<(String, Vec<f32>)>> {
-    let bad = || cx.invalid(PARAM_STR, "is not a dictionary of numbers").into();
+    let bad = || {
+        cx.invalid(PARAM_STR, "is not a dictionary of numbers")
+            .into()
+    };
     dictionary(text, number).ok_or_else(bad)
 }
 
@@ -184,7 +213,9 @@ fn positive(n: &f32) -> bool {
 fn stride(values: &[f32], cx: &Cx) -> Result<usize> {
     match values {
         [stride] if positive(stride) && stride.fract() == 0.0 => Ok(*stride as usize),
-        _ => Err(cx.invalid(PARAM_STR, "`feat_stride` must be a whole number above 0").into()),
+        _ => Err(cx
+            .invalid(PARAM_STR, "`feat_stride` must be a whole number above 0")
+            .into()),
     }
 }
 
@@ -288,7 +319,8 @@ impl Layer for Python {
         let rows = proposal.after.min(each * height * width);
         let tops = [vec![rows, 5], vec![rows, 1]];
         let tops = tops.into_iter().take(cx.tops);
-        tops.map(|dims| cx.locate("top", Shape::new(dims))).collect()
+        tops.map(|dims| cx.locate("top", Shape::new(dims)))
+            .collect()
     }
 
     fn counted(&self) -> Option<usize> {
@@ -314,7 +346,11 @@ impl Layer for Python {
             (Python::Proposal(p), &[_, _, height, width]) => {
                 let sizes = vec![height, width, p.stride, p.before, p.after];
                 let values = p.anchors.concat();
-                Some(Call::new(routine!("python", "boxes", "math"), sizes, values))
+                Some(Call::new(
+                    routine!("python", "boxes", "math"),
+                    sizes,
+                    values,
+                ))
             }
             (&Python::TextProposal(stride), &[_, _, height, width]) => {
                 Some(text_proposal::call(height, width, stride))
@@ -398,12 +434,15 @@ mod tests {
 
     fn class(module: &str, layer: &str, param_str: &str) -> LayerParameter {
         LayerParameter {
-            python_param: Some(PythonParameter {
-                module: Some(module.into()),
-                layer: Some(layer.into()),
-                param_str: Some(param_str.into()),
-                ..PythonParameter::default()
-            }.into()),
+            python_param: Some(
+                PythonParameter {
+                    module: Some(module.into()),
+                    layer: Some(layer.into()),
+                    param_str: Some(param_str.into()),
+                    ..PythonParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
@@ -419,7 +458,10 @@ mod tests {
     fn dictionaries_of_numbers() {
         let of = |text| dictionary(text, number).map(|entries| format!("{entries:?}"));
         let both = Some("[(\"feat_stride\", [16.0]), (\"scales\", [4.0, 8.0])]".to_string());
-        assert_eq!(of("'feat_stride': 16\n'scales': !!python/tuple [4, 8]"), both);
+        assert_eq!(
+            of("'feat_stride': 16\n'scales': !!python/tuple [4, 8]"),
+            both
+        );
         assert_eq!(of("{'feat_stride': 16, \"scales\": (4, 8,)}"), both);
         assert_eq!(of(""), Some("[]".to_string()));
         for wrong in ["a: b", "a: [1", "16"] {
@@ -435,15 +477,20 @@ mod tests {
         let scores = tensor(&[1, 4, 1, 2], [0., 0., 0., 0., 0.5, 0.9, 0.8, 0.7]);
         let offsets = tensor(&[1, 8, 1, 2], [0.; 16]);
         let info = tensor(&[1, 3], [64., 64., 1.]);
-        let (layer, tops) =
-            super::super::testing::infer::<Python>(&param, &[&[1, 4, 1, 2], &[1, 8, 1, 2], &[1, 3]])
-                .unwrap();
+        let (layer, tops) = super::super::testing::infer::<Python>(
+            &param,
+            &[&[1, 4, 1, 2], &[1, 8, 1, 2], &[1, 3]],
+        )
+        .unwrap();
         let mut tops: Vec<Tensor> = tops.into_iter().map(Tensor::zeros).collect();
         tops.push(tensor(&[1], [7.]));
         layer.reference(&[&scores, &offsets, &info], &[], &mut tops);
         assert_eq!(tops[1].data, [4.]);
         // A box is its anchor's, with a corner half a pixel further on.
-        assert_eq!(tops[0].data[..10], [0., 32., 0., 48., 16., 0., 0., 0., 24., 24.]);
+        assert_eq!(
+            tops[0].data[..10],
+            [0., 32., 0., 48., 16., 0., 0., 0., 24., 24.]
+        );
     }
 
     /// The type that stands in, and its parameters; or the error's message.
@@ -461,22 +508,33 @@ mod tests {
         let reorg = other("yolov2", "darknet_reorg", "").unwrap();
         assert_eq!(reorg.r#type(), "Reorg");
         assert_eq!(reorg.reorg_param.unwrap().stride(), 2);
-        let text = "{\"pad_t\": 1, \"pad_b\": 2, \"pad_l\": 3, \"pad_r\": 4, \"pad_mode\": \"constant\"}";
+        let text =
+            "{\"pad_t\": 1, \"pad_b\": 2, \"pad_l\": 3, \"pad_r\": 4, \"pad_mode\": \"constant\"}";
         let pad = other("pad", "PadTensor", text).unwrap();
         assert_eq!(pad.r#type(), "Pad");
         assert_eq!(pad.pad_param.unwrap().paddings, [0, 0, 0, 0, 1, 2, 3, 4]);
         let of = |text| other("eltwise", "Eltwise", text).map(|p| p.r#type().to_string());
         assert_eq!(of("{'operation': 0, 'coeff': [1, 1]}").unwrap(), "Mul");
         assert_eq!(of("{'operation': 1, 'coeff': [1, 1]}").unwrap(), "Add");
-        assert!(of("{'operation': 1, 'coeff': [1, 2]}").unwrap_err().contains("`coeff` [1, 1]"));
+        assert!(
+            of("{'operation': 1, 'coeff': [1, 2]}")
+                .unwrap_err()
+                .contains("`coeff` [1, 1]")
+        );
         for (text, want) in [
             (text.replace("constant", "edge"), "`pad_mode` other"),
-            (text.replace("\"pad_b\": 2", "\"pad_b\": -2"), "`pad_b` is missing"),
+            (
+                text.replace("\"pad_b\": 2", "\"pad_b\": -2"),
+                "`pad_b` is missing",
+            ),
         ] {
             let got = other("pad", "PadTensor", &text).unwrap_err();
             assert!(got.starts_with(want), "{got}");
         }
-        assert_eq!(other("rpn.anchor", "Anchor", "").unwrap().r#type(), "Python");
+        assert_eq!(
+            other("rpn.anchor", "Anchor", "").unwrap().r#type(),
+            "Python"
+        );
     }
 
     #[test]

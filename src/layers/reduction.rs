@@ -72,11 +72,14 @@ mod tests {
 
     fn param(operation: ReductionOp, axis: i32, coeff: f32) -> LayerParameter {
         LayerParameter {
-            reduction_param: Some(ReductionParameter {
-                operation: Some(operation.into()),
-                axis: Some(axis),
-                coeff: Some(coeff),
-            }.into()),
+            reduction_param: Some(
+                ReductionParameter {
+                    operation: Some(operation.into()),
+                    axis: Some(axis),
+                    coeff: Some(coeff),
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }

@@ -40,7 +40,11 @@ impl Layer for Relu6 {
 
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
         let relu = Pointwise::relu(Pointwise::Bottom(0), Pointwise::Const(self.slope));
-        Some(Pointwise::binary(BinaryOp::Min, relu, Pointwise::Const(6.0)))
+        Some(Pointwise::binary(
+            BinaryOp::Min,
+            relu,
+            Pointwise::Const(6.0),
+        ))
     }
 }
 

@@ -35,7 +35,9 @@ impl Layer for Render {
             return Err(cx.invalid("bottom", message).into());
         };
         *channels = self.num_output;
-        Ok(vec![cx.locate("render_param.num_output", Shape::new(dims))?])
+        Ok(vec![
+            cx.locate("render_param.num_output", Shape::new(dims))?,
+        ])
     }
 
     fn routine(&self, _bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {

@@ -44,7 +44,11 @@ impl Layer for Reorg {
         let divides = s.checked_mul(s).is_some_and(|area| c.is_multiple_of(area))
             && (self.reverse || h.is_multiple_of(s) && w.is_multiple_of(s));
         if !divides {
-            let what = if self.reverse { "channels" } else { "channels or positions" };
+            let what = if self.reverse {
+                "channels"
+            } else {
+                "channels or positions"
+            };
             let message = format!("stride {s} does not divide the {what} of {bottom}");
             return Err(cx.invalid("reorg_param.stride", message).into());
         }
@@ -82,7 +86,9 @@ impl Layer for Reorg {
         };
         Some(Moves {
             base: 0,
-            axes: axes.map(|(extent, stride)| (extent, stride as i64)).to_vec(),
+            axes: axes
+                .map(|(extent, stride)| (extent, stride as i64))
+                .to_vec(),
         })
     }
 }
@@ -109,7 +115,9 @@ mod tests {
         let data: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let y = forward::<Reorg>(&reorg(Some(2), false), &[tensor(&[1, 4, 2, 2], data)], &[]);
         assert_eq!(y[0].shape.to_vec(), [1, 16, 1, 1]);
-        let want = [0., 2., 8., 10., 1., 3., 9., 11., 4., 6., 12., 14., 5., 7., 13., 15.];
+        let want = [
+            0., 2., 8., 10., 1., 3., 9., 11., 4., 6., 12., 14., 5., 7., 13., 15.,
+        ];
         assert_eq!(y[0].data, want);
     }
 

@@ -135,7 +135,9 @@ impl Layer for Reshape {
         ];
         Some(Moves {
             base: 0,
-            axes: axes.map(|(extent, stride)| (extent, stride as i64)).to_vec(),
+            axes: axes
+                .map(|(extent, stride)| (extent, stride as i64))
+                .to_vec(),
         })
     }
 
@@ -195,10 +197,13 @@ mod tests {
     #[test]
     fn pixels_are_shuffled() {
         let param = LayerParameter {
-            reshape_param: Some(crate::frontend::proto::ReshapeParameter {
-                pixelshuffler: Some(2),
-                ..Default::default()
-            }.into()),
+            reshape_param: Some(
+                crate::frontend::proto::ReshapeParameter {
+                    pixelshuffler: Some(2),
+                    ..Default::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         let x = tensor(&[1, 4, 1, 2], [0., 1., 10., 11., 20., 21., 30., 31.]);

@@ -77,7 +77,11 @@ impl Layer for ResizeBilinear {
                 return Err(cx.invalid(&field("data_format"), message).into());
             }
         };
-        let place = match [p.align_corners(), p.half_pixel_centers(), p.pytorch_half_pixel()] {
+        let place = match [
+            p.align_corners(),
+            p.half_pixel_centers(),
+            p.pytorch_half_pixel(),
+        ] {
             [false, false, false] => Place::Plain,
             [true, false, false] => Place::Corners,
             [false, true, false] => Place::HalfPixels,
@@ -97,8 +101,18 @@ impl Layer for ResizeBilinear {
         Ok(ResizeBilinear {
             channels_last,
             size: [
-                extent(p.output_height, "output_height", p.scale_height(), "scale_height")?,
-                extent(p.output_width, "output_width", p.scale_width(), "scale_width")?,
+                extent(
+                    p.output_height,
+                    "output_height",
+                    p.scale_height(),
+                    "scale_height",
+                )?,
+                extent(
+                    p.output_width,
+                    "output_width",
+                    p.scale_width(),
+                    "scale_width",
+                )?,
             ],
             place,
         })
@@ -149,7 +163,8 @@ mod routine {
             for (column, to) in line.chunks_mut(inner).enumerate() {
                 let x = between(column, width, columns, rule);
                 for (c, to) in to.iter_mut().enumerate() {
-                    let value = |y: usize, x: usize| f64::from(bottoms[0][(y * width + x) * inner + c]);
+                    let value =
+                        |y: usize, x: usize| f64::from(bottoms[0][(y * width + x) * inner + c]);
                     let along = |y: usize| {
                         let first = value(y, x.at);
                         first + (value(y, x.next) - first) * x.share
@@ -212,7 +227,11 @@ mod tests {
     #[test]
     fn places_by_each_rule() {
         let x = tensor(&[1, 1, 1, 3], [0., 4., 8.]);
-        let run = |p| forward::<ResizeBilinear>(&param(p), &[&x], &[]).remove(0).data;
+        let run = |p| {
+            forward::<ResizeBilinear>(&param(p), &[&x], &[])
+                .remove(0)
+                .data
+        };
         assert_eq!(run(size(2, 6))[..6], [0., 2., 4., 6., 8., 8.]);
         let corners = |width| ResizeBilinearParameter {
             align_corners: Some(true),
@@ -254,31 +273,49 @@ mod tests {
             scale_width: Some(0.4),
             ..ResizeBilinearParameter::default()
         };
-        assert_eq!(tops::<ResizeBilinear>(&param(p), &[&[2, 3, 5, 7]]), [[2, 4, 2, 7]]);
+        assert_eq!(
+            tops::<ResizeBilinear>(&param(p), &[&[2, 3, 5, 7]]),
+            [[2, 4, 2, 7]]
+        );
     }
 
     #[test]
     fn refusals() {
         type Change = fn(&mut ResizeBilinearParameter);
         let cases: [(&str, Change); 8] = [
-            (".output_height: `output_height` must not be 0", |p| p.output_height = Some(-1)),
+            (".output_height: `output_height` must not be 0", |p| {
+                p.output_height = Some(-1)
+            }),
             (".scale_width: NaN must", |p| {
                 (p.output_width, p.scale_width) = (None, Some(f32::NAN));
             }),
-            (": nothing is left", |p| (p.output_width, p.scale_width) = (None, Some(0.1))),
-            (": a blob of", |p| (p.output_width, p.scale_width) = (None, Some(1e30))),
+            (": nothing is left", |p| {
+                (p.output_width, p.scale_width) = (None, Some(0.1))
+            }),
+            (": a blob of", |p| {
+                (p.output_width, p.scale_width) = (None, Some(1e30))
+            }),
             (": more than one rule", |p| {
                 (p.align_corners, p.half_pixel_centers) = (Some(true), Some(true));
             }),
-            (".data_format: `CHW` is", |p| p.data_format = Some("CHW".into())),
-            (".data_format: resize", |p| p.data_format = Some("NCHWD".into())),
-            (".input_zero_point: resize", |p| p.input_zero_point = Some(3)),
+            (".data_format: `CHW` is", |p| {
+                p.data_format = Some("CHW".into())
+            }),
+            (".data_format: resize", |p| {
+                p.data_format = Some("NCHWD".into())
+            }),
+            (".input_zero_point: resize", |p| {
+                p.input_zero_point = Some(3)
+            }),
         ];
         for (want, change) in cases {
             let mut p = size(2, 2);
             change(&mut p);
             let got = refusal::<ResizeBilinear>(&param(p), &[&[1, 1, 4, 4]]);
-            assert!(got.starts_with(&format!("resize_bilinear_param{want}")), "{got}");
+            assert!(
+                got.starts_with(&format!("resize_bilinear_param{want}")),
+                "{got}"
+            );
         }
         let got = refusal::<ResizeBilinear>(&param(size(2, 2)), &[&[1, 4, 4]]);
         assert!(got.starts_with("bottom: "), "{got}");

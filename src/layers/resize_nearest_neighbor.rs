@@ -170,7 +170,11 @@ mod tests {
     #[test]
     fn grids() {
         let x = tensor(&[1, 1, 1, 5], [0., 1., 2., 3., 4.]);
-        let run = |p| forward::<ResizeNearestNeighbor>(&param(p), &[&x], &[]).remove(0).data;
+        let run = |p| {
+            forward::<ResizeNearestNeighbor>(&param(p), &[&x], &[])
+                .remove(0)
+                .data
+        };
         assert_eq!(run(planes(1, 3)), [0., 1., 3.]);
         let centers = Parameter {
             half_pixel_centers: Some(true),
@@ -206,12 +210,16 @@ mod tests {
         let field = "resize_nearest_neighbor_param";
         type Change = fn(&mut Parameter);
         let cases: [(&str, Change); 6] = [
-            (".data_format: `CHWN`", |p| p.data_format = Some("CHWN".into())),
+            (".data_format: `CHWN`", |p| {
+                p.data_format = Some("CHWN".into())
+            }),
             (".align_corners: excludes", |p| {
                 (p.align_corners, p.half_pixel_centers) = (Some(true), Some(true))
             }),
             (".output_width: must not", |p| p.output_width = Some(-1)),
-            (": axis 2 of size 4 becomes 0", |p| p.output_height = Some(0)),
+            (": axis 2 of size 4 becomes 0", |p| {
+                p.output_height = Some(0)
+            }),
             (": axis 2 of size 4 becomes 0", |p| {
                 (p.output_height, p.scale_height) = (None, Some(f32::NAN))
             }),

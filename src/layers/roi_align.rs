@@ -24,10 +24,7 @@ pub struct RoiAlign {
 
 impl Layer for RoiAlign {
     fn claims() -> &'static [&'static str] {
-        &[
-            "roi_pooling_param",
-            "roi_pooling_param.pad_ratio",
-        ]
+        &["roi_pooling_param", "roi_pooling_param.pad_ratio"]
     }
 
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
@@ -75,7 +72,9 @@ mod routine {
     type Sample = (usize, usize, f32);
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        each_region(bottoms, tops, sizes, |maps, region, y| one(maps, region, y, sizes, values));
+        each_region(bottoms, tops, sizes, |maps, region, y| {
+            one(maps, region, y, sizes, values)
+        });
     }
 
     // One region of the maps of its image.
@@ -141,7 +140,9 @@ mod tests {
     fn align(pad_ratio: f32, region: [f32; 5]) -> Vec<f32> {
         let map: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let bottoms = [tensor(&[1, 1, 4, 4], map), tensor(&[1, 5], region)];
-        forward::<RoiAlign>(&param(1, pad_ratio), &bottoms, &[]).remove(0).data
+        forward::<RoiAlign>(&param(1, pad_ratio), &bottoms, &[])
+            .remove(0)
+            .data
     }
 
     #[test]

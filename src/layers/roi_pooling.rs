@@ -99,7 +99,9 @@ mod routine {
     use super::boxes::{each_region, part};
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        each_region(bottoms, tops, sizes, |maps, region, y| one(maps, region, y, sizes, values));
+        each_region(bottoms, tops, sizes, |maps, region, y| {
+            one(maps, region, y, sizes, values)
+        });
     }
 
     // One region of the maps of its image.
@@ -191,7 +193,11 @@ mod tests {
         assert_eq!(pool(&p, [0., -1e30, f32::NAN, 1e30, f32::NAN]).len(), 4);
         let p = param(None, 0.5, 1);
         assert_eq!(pool(&p, [0., 1., 1., 2., 2.]), [15.]);
-        assert_eq!(pool(&p, [0., 1., 1., 1., 1.]), [10.], "1.5 rounds to 2, 0.5 to 1");
+        assert_eq!(
+            pool(&p, [0., 1., 1., 1., 1.]),
+            [10.],
+            "1.5 rounds to 2, 0.5 to 1"
+        );
     }
 
     #[test]

@@ -34,9 +34,13 @@ impl Layer for RoiWarping {
         cx.counts(2..=2, 1..=1)?;
         cx.not_in_place()?;
         let p = param.roi_warping_param.clone().unwrap_or_default();
-        let pooled = |field: &str, size: u32| cx.positive(&format!("roi_warping_param.{field}"), size);
+        let pooled =
+            |field: &str, size: u32| cx.positive(&format!("roi_warping_param.{field}"), size);
         Ok(RoiWarping {
-            pooled: [pooled("pooled_h", p.pooled_h())?, pooled("pooled_w", p.pooled_w())?],
+            pooled: [
+                pooled("pooled_h", p.pooled_h())?,
+                pooled("pooled_w", p.pooled_w())?,
+            ],
             scale: p.spatial_scale(),
         })
     }
@@ -66,7 +70,9 @@ pub mod routine {
     use super::boxes::each_region;
 
     pub fn run(bottoms: &[&[f32]], tops: &mut [&mut [f32]], sizes: &[usize], values: &[f32]) {
-        each_region(bottoms, tops, sizes, |maps, region, y| one(maps, region, y, sizes, values));
+        each_region(bottoms, tops, sizes, |maps, region, y| {
+            one(maps, region, y, sizes, values)
+        });
     }
 
     // One region of the maps of its image.
@@ -159,7 +165,10 @@ mod tests {
     /// Of the map 0, 8, 16, 24, … of one row.
     fn pool(param: &LayerParameter, from: f32, to: f32) -> Vec<f32> {
         let map = [0., 8., 16., 24.];
-        let bottoms = [tensor(&[1, 1, 1, 4], map), tensor(&[1, 5], [0., from, 0., to, 0.])];
+        let bottoms = [
+            tensor(&[1, 1, 1, 4], map),
+            tensor(&[1, 5], [0., from, 0., to, 0.]),
+        ];
         forward::<RoiWarping>(param, &bottoms, &[]).remove(0).data
     }
 

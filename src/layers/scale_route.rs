@@ -22,13 +22,6 @@ pub struct ScaleRoute {
     blobs: usize,
 }
 
-impl ScaleRoute {
-    /// Whether no region counts for both.
-    pub fn is_apart_from(&self, other: &ScaleRoute) -> bool {
-        self.high <= other.low || other.high <= self.low
-    }
-}
-
 impl Layer for ScaleRoute {
     fn claims() -> &'static [&'static str] {
         &["scale_route_param"]
@@ -38,7 +31,9 @@ impl Layer for ScaleRoute {
         cx.counts(1.., cx.bottoms..=cx.bottoms)?;
         cx.not_in_place()?;
         let p = param.scale_route_param.clone().unwrap_or_default();
-        let low = p.low_scale.map(|low| cx.above("scale_route_param.low_scale", low, 0.0));
+        let low = p
+            .low_scale
+            .map(|low| cx.above("scale_route_param.low_scale", low, 0.0));
         let low = low.transpose()?;
         if let Some(high) = p.high_scale {
             let floor = low.unwrap_or(0.0);
@@ -83,6 +78,10 @@ impl Layer for ScaleRoute {
         Some(0)
     }
 
+    fn selects(&self) -> Option<[f32; 2]> {
+        Some([self.low, self.high])
+    }
+
     fn takes_counts(&self) -> bool {
         true
     }
@@ -105,7 +104,11 @@ mod routine {
         let scale = |region: &[f32]| {
             let [x1, y1, x2, y2] = [region[1], region[2], region[3], region[4]];
             let none = x2 < x1 || y2 < y1;
-            let area = if none { 0.0 } else { (x2 - x1 + 1.0) * (y2 - y1 + 1.0) };
+            let area = if none {
+                0.0
+            } else {
+                (x2 - x1 + 1.0) * (y2 - y1 + 1.0)
+            };
             area.sqrt()
         };
         let regions = blobs[0].chunks_exact(5).take(regions);
@@ -162,7 +165,10 @@ mod tests {
     fn bottoms() -> [Tensor; 2] {
         let region = |size: f32| [0., 1., 1., size, size];
         let regions = [region(4.), region(8.), region(16.), [0., 9., 9., 1., 1.]];
-        [tensor(&[4, 5], regions.concat()), tensor(&[4, 1], [0., 1., 2., 3.])]
+        [
+            tensor(&[4, 5], regions.concat()),
+            tensor(&[4, 1], [0., 1., 2., 3.]),
+        ]
     }
 
     #[test]
@@ -204,7 +210,10 @@ mod tests {
             (None, Some(f32::MAX), "high_scale"),
         ] {
             let got = refusal::<ScaleRoute>(&param(low, high), &shapes);
-            assert!(got.starts_with(&format!("scale_route_param.{field}: ")), "{got}");
+            assert!(
+                got.starts_with(&format!("scale_route_param.{field}: ")),
+                "{got}"
+            );
         }
         let got = refusal::<ScaleRoute>(&param(None, None), &[&[4, 5], &[3, 1]]);
         assert!(got.starts_with("bottom[1]: "), "{got}");

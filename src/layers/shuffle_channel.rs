@@ -19,7 +19,11 @@ impl Layer for ShuffleChannel {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
-        let group = param.shuffle_channel_param.clone().unwrap_or_default().group();
+        let group = param
+            .shuffle_channel_param
+            .clone()
+            .unwrap_or_default()
+            .group();
         let group = cx.positive("shuffle_channel_param.group", group)?;
         Ok(ShuffleChannel { group })
     }
@@ -27,7 +31,10 @@ impl Layer for ShuffleChannel {
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let bottom = &bottoms[0];
         if bottom.len() < 2 || !bottom[1].is_multiple_of(self.group) {
-            let message = format!("{} groups do not divide the channels of {bottom}", self.group);
+            let message = format!(
+                "{} groups do not divide the channels of {bottom}",
+                self.group
+            );
             return Err(cx.invalid("shuffle_channel_param.group", message).into());
         }
         Ok(vec![bottom.clone()])
@@ -45,7 +52,9 @@ impl Layer for ShuffleChannel {
         ];
         Some(Moves {
             base: 0,
-            axes: axes.map(|(extent, stride)| (extent, stride as i64)).to_vec(),
+            axes: axes
+                .map(|(extent, stride)| (extent, stride as i64))
+                .to_vec(),
         })
     }
 
@@ -79,7 +88,10 @@ mod tests {
     #[test]
     fn groups_must_divide() {
         let message = refusal::<ShuffleChannel>(&group(4), &[&[1, 6, 2, 2]]);
-        assert!(message.starts_with("shuffle_channel_param.group: 4 groups"), "{message}");
+        assert!(
+            message.starts_with("shuffle_channel_param.group: 4 groups"),
+            "{message}"
+        );
         assert!(refusal::<ShuffleChannel>(&group(0), &[&[1, 6]]).contains("must not be 0"));
     }
 }

@@ -30,7 +30,9 @@ impl Layer for SmoothL1Loss {
         if cx.bottoms == 3 && cx.dialect != Some(Dialect::FastRcnn) {
             let message = "takes 2 bottoms, or 4 with Fast R-CNN's weights";
             let d = cx.invalid("bottom", message);
-            return Err(d.help("for one kind of weights: --dialect fast-rcnn").into());
+            return Err(d
+                .help("for one kind of weights: --dialect fast-rcnn")
+                .into());
         }
         cx.counts(2..=4, 0..=1)?;
         cx.not_in_place()?;
@@ -63,7 +65,11 @@ mod routine {
         let one = |i: usize| {
             let d = weight(2, i) * (f64::from(bottoms[0][i]) - f64::from(bottoms[1][i]));
             let d = d.abs();
-            let f = if d < 1.0 / square { d * d * square / 2.0 } else { d - 0.5 / square };
+            let f = if d < 1.0 / square {
+                d * d * square / 2.0
+            } else {
+                d - 0.5 / square
+            };
             weight(3, i) * f
         };
         let sum: f64 = (0..bottoms[0].len()).map(one).sum();
@@ -91,17 +97,24 @@ mod tests {
     #[test]
     fn weights_and_sigma() {
         let param = LayerParameter {
-            smooth_l1_loss_param: Some(SmoothL1LossParameter {
-                sigma: Some(2.),
-                ..SmoothL1LossParameter::default()
-            }.into()),
+            smooth_l1_loss_param: Some(
+                SmoothL1LossParameter {
+                    sigma: Some(2.),
+                    ..SmoothL1LossParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         let blob = |values: [f32; 2]| tensor(&[1, 2], values);
         let bottoms = [[1., 0.2], [0., 0.], [2., 1.], [1., 10.]].map(blob);
         let y = forward::<SmoothL1Loss>(&param, &bottoms, &[]);
         // 2 − 1/8 and 10 · 0.04 · 4/2.
-        assert!((y[0].data[0] - (1.875 + 0.8)).abs() < 1e-6, "{}", y[0].data[0]);
+        assert!(
+            (y[0].data[0] - (1.875 + 0.8)).abs() < 1e-6,
+            "{}",
+            y[0].data[0]
+        );
     }
 
     #[test]

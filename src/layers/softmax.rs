@@ -128,10 +128,13 @@ mod tests {
 
     fn param(axis: i32) -> LayerParameter {
         LayerParameter {
-            softmax_param: Some(SoftmaxParameter {
-                axis: Some(axis),
-                ..SoftmaxParameter::default()
-            }.into()),
+            softmax_param: Some(
+                SoftmaxParameter {
+                    axis: Some(axis),
+                    ..SoftmaxParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
@@ -181,10 +184,13 @@ mod tests {
     #[test]
     fn a_temperature_divides_the_scores() {
         let warm = LayerParameter {
-            softmax_param: Some(SoftmaxParameter {
-                scaling_temperature: Some(2.),
-                ..SoftmaxParameter::default()
-            }.into()),
+            softmax_param: Some(
+                SoftmaxParameter {
+                    scaling_temperature: Some(2.),
+                    ..SoftmaxParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         };
         let ln = |x: f32| 2. * x.ln();

@@ -140,18 +140,24 @@ mod tests {
 
     fn param(pyramid_height: u32, pool: PoolMethod) -> LayerParameter {
         LayerParameter {
-            spp_param: Some(SppParameter {
-                pyramid_height: Some(pyramid_height),
-                pool: Some(pool.into()),
-                ..SppParameter::default()
-            }.into()),
+            spp_param: Some(
+                SppParameter {
+                    pyramid_height: Some(pyramid_height),
+                    pool: Some(pool.into()),
+                    ..SppParameter::default()
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
 
     #[test]
     fn levels_follow_each_other() {
-        let x = tensor(&[1, 2, 2, 3], [1., 2., 3., 4., 5., 6., 0., 0., 9., 0., 0., 0.]);
+        let x = tensor(
+            &[1, 2, 2, 3],
+            [1., 2., 3., 4., 5., 6., 0., 0., 9., 0., 0., 0.],
+        );
         let run = |pool| {
             let y = forward::<Spp>(&param(2, pool), &[&x], &[]);
             y[0].data.clone()
@@ -171,7 +177,10 @@ mod tests {
         let dims: &[&[usize]] = &[&[1, 1, 2, 2]];
         for height in [3, u32::MAX >> 1] {
             let got = refusal::<Spp>(&max(height), dims);
-            assert!(got.starts_with("spp_param.pyramid_height: level 2"), "{got}");
+            assert!(
+                got.starts_with("spp_param.pyramid_height: level 2"),
+                "{got}"
+            );
         }
         let got = refusal::<Spp>(&param(1, PoolMethod::Stochastic), dims);
         assert!(got.starts_with("spp_param.pool: STOCHASTIC"), "{got}");

@@ -39,7 +39,10 @@ impl Layer for Squeeze {
             }
             dropped[axis] = true;
         }
-        let kept = bottom.iter().zip(&dropped).filter(|(_, dropped)| !**dropped);
+        let kept = bottom
+            .iter()
+            .zip(&dropped)
+            .filter(|(_, dropped)| !**dropped);
         let dims: Vec<usize> = kept.map(|(&extent, _)| extent).collect();
         Ok(vec![cx.locate("bottom", Shape::new(dims))?])
     }
@@ -80,7 +83,12 @@ mod tests {
     #[test]
     fn only_axes_of_extent_1() {
         let message = refusal::<Squeeze>(&squeeze(&[1]), &[&[1, 3]]);
-        assert_eq!(message, "squeeze_param.axis[0]: axis 1 of 1×3 is not of extent 1");
-        assert!(refusal::<Squeeze>(&squeeze(&[2]), &[&[1, 3]]).starts_with("squeeze_param.axis[0]"));
+        assert_eq!(
+            message,
+            "squeeze_param.axis[0]: axis 1 of 1×3 is not of extent 1"
+        );
+        assert!(
+            refusal::<Squeeze>(&squeeze(&[2]), &[&[1, 3]]).starts_with("squeeze_param.axis[0]")
+        );
     }
 }

@@ -33,7 +33,10 @@ impl Layer for SsdDecoder {
 
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         let priors = bottoms[1].get(2).map_or(0, |values| values / 4);
-        for (i, wanted) in [[1, 4 * priors, 1, 1], [1, 2, 4 * priors, 1]].iter().enumerate() {
+        for (i, wanted) in [[1, 4 * priors, 1, 1], [1, 2, 4 * priors, 1]]
+            .iter()
+            .enumerate()
+        {
             if bottoms[i].nchw().as_ref() != Some(wanted) {
                 let message = format!(
                     "locations {} and priors {} do not go together",
@@ -95,13 +98,18 @@ mod tests {
 
     #[test]
     fn boxes_of_locations() {
-        let prior = [1., 2., 3., 6., 0., 0., 2., 2., 0.5, 0.5, 0.5, 0.5, 1., 1., 1., 1.];
+        let prior = [
+            1., 2., 3., 6., 0., 0., 2., 2., 0.5, 0.5, 0.5, 0.5, 1., 1., 1., 1.,
+        ];
         let bottoms = [
             tensor(&[1, 8], [1., -1., 0., 0., 1., 0., 0., 0.]),
             tensor(&[1, 2, 8], prior),
         ];
         let y = forward::<SsdDecoder>(&param(true), &bottoms, &[]);
-        assert_eq!(y[0], tensor(&[1, 1, 2, 4], [2., 0., 4., 4., 2., 0., 4., 2.]));
+        assert_eq!(
+            y[0],
+            tensor(&[1, 1, 2, 4], [2., 0., 4., 4., 2., 0., 4., 2.])
+        );
     }
 
     #[test]
@@ -110,13 +118,19 @@ mod tests {
         let bottoms = [tensor(&[1, 4], [0.; 4]), tensor(&[1, 2, 4], [1.; 8])];
         let mut tops: Vec<Tensor> = tops.into_iter().map(Tensor::zeros).collect();
         let bottoms: Vec<&Tensor> = bottoms.iter().collect();
-        assert_eq!(layer.checked_reference(&bottoms, &[], &mut tops), Err(FLAT[0]));
+        assert_eq!(
+            layer.checked_reference(&bottoms, &[], &mut tops),
+            Err(FLAT[0])
+        );
     }
 
     #[test]
     fn refusals() {
         let got = refusal::<SsdDecoder>(&param(false), &[&[1, 8], &[1, 2, 4]]);
-        assert!(got.starts_with("detection_output_param.share_location: "), "{got}");
+        assert!(
+            got.starts_with("detection_output_param.share_location: "),
+            "{got}"
+        );
         for (shapes, field) in [
             ([&[2, 4][..], &[1, 2, 4]], "bottom[0]"),
             ([&[1, 8], &[1, 2, 4]], "bottom[0]"),

@@ -71,7 +71,12 @@ mod routine {
         let [found, count] = tops else { return };
         let mut flat = [0.0];
         let mut tops = [&mut **found, &mut **count, &mut flat];
-        detect(&[bottoms[0], bottoms[1], &priors], &mut tops, &sizes, values);
+        detect(
+            &[bottoms[0], bottoms[1], &priors],
+            &mut tops,
+            &sizes,
+            values,
+        );
     }
 }
 
@@ -95,7 +100,9 @@ mod tests {
 
     #[test]
     fn the_best_of_those_that_overlap() {
-        let corners = [0., 0., 2., 2., 0., 1., 2., 3., 5., 5., 6., 6., 7., 7., 8., 8.];
+        let corners = [
+            0., 0., 2., 2., 0., 1., 2., 3., 5., 5., 6., 6., 7., 7., 8., 8.,
+        ];
         let scores = |two| tensor(&[1, 8], [9., 0.5, 9., two, 9., 0.1, 9., 0.3]);
         let boxes = tensor(&[1, 1, 4, 4], corners);
         let y = forward_counted::<SsdSort>(&param(), &[boxes.clone(), scores(0.75)]);

@@ -31,7 +31,11 @@ impl Layer for Swish {
 
     fn pointwise(&self, _bottoms: &[Shape], _params: &[&Tensor]) -> Option<Pointwise> {
         let x = Pointwise::Bottom(0);
-        Some(Pointwise::function(Function::Swish, [self.beta, 0.0, 0.0], x))
+        Some(Pointwise::function(
+            Function::Swish,
+            [self.beta, 0.0, 0.0],
+            x,
+        ))
     }
 }
 
@@ -46,7 +50,9 @@ mod tests {
             swish_param: Some(SwishParameter { beta }.into()),
             ..LayerParameter::default()
         };
-        forward::<Swish>(&param, &[tensor(&[4], x)], &[]).remove(0).data
+        forward::<Swish>(&param, &[tensor(&[4], x)], &[])
+            .remove(0)
+            .data
     }
 
     #[test]
@@ -54,9 +60,11 @@ mod tests {
         let x = [0., 1., -2., f32::INFINITY];
         let want = [0., 0.731_058_6, -0.238_405_84, f32::INFINITY];
         assert_close(&run(None, x), &want, 1e-7);
-        assert_close(&run(Some(2.0), [0., 0.5, -1., f32::NEG_INFINITY]), &[
-            0., 0.365_529_3, -0.119_202_92, f32::NAN,
-        ], 1e-7);
+        assert_close(
+            &run(Some(2.0), [0., 0.5, -1., f32::NEG_INFINITY]),
+            &[0., 0.365_529_3, -0.119_202_92, f32::NAN],
+            1e-7,
+        );
         assert_eq!(run(Some(0.0), [3., -4., 0., 7.]), [1.5, -2., 0., 3.5]);
     }
 }

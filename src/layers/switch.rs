@@ -25,7 +25,10 @@ impl Layer for Switch {
     /// many elements as the first has.
     fn infer(&self, bottoms: &[Shape], cx: &Cx) -> Result<Vec<Shape>> {
         if let Some(other) = bottoms.iter().find(|&bottom| *bottom != bottoms[0]) {
-            let message = format!("all bottoms must have one shape, not {} and {other}", bottoms[0]);
+            let message = format!(
+                "all bottoms must have one shape, not {} and {other}",
+                bottoms[0]
+            );
             return Err(cx.invalid("bottom", message).into());
         }
         Ok(vec![bottoms[0].clone()])

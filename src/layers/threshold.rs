@@ -14,7 +14,11 @@ pub struct Threshold {
 impl Layer for Threshold {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=1, 1..=1)?;
-        let threshold = param.threshold_param.clone().unwrap_or_default().threshold();
+        let threshold = param
+            .threshold_param
+            .clone()
+            .unwrap_or_default()
+            .threshold();
         Ok(Threshold { threshold })
     }
 

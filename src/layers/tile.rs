@@ -55,10 +55,13 @@ mod tests {
 
     fn param(axis: i32, tiles: Option<i32>) -> LayerParameter {
         LayerParameter {
-            tile_param: Some(TileParameter {
-                axis: Some(axis),
-                tiles,
-            }.into()),
+            tile_param: Some(
+                TileParameter {
+                    axis: Some(axis),
+                    tiles,
+                }
+                .into(),
+            ),
             ..LayerParameter::default()
         }
     }
@@ -76,9 +79,16 @@ mod tests {
     #[test]
     fn bad_parameters() {
         let shape: &[&[usize]] = &[&[2, 2]];
-        for (tiles, want) in [(None, "missing"), (Some(0), "positive"), (Some(-1), "positive")] {
+        for (tiles, want) in [
+            (None, "missing"),
+            (Some(0), "positive"),
+            (Some(-1), "positive"),
+        ] {
             let got = refusal::<Tile>(&param(1, tiles), shape);
-            assert!(got.starts_with("tile_param.tiles: ") && got.contains(want), "{got}");
+            assert!(
+                got.starts_with("tile_param.tiles: ") && got.contains(want),
+                "{got}"
+            );
         }
         assert!(refusal::<Tile>(&param(2, Some(2)), shape).starts_with("tile_param.axis: "));
         assert!(refusal::<Tile>(&param(1, Some(i32::MAX)), shape).starts_with("tile_param: "));

@@ -51,7 +51,9 @@ impl Layer for Unpooling {
         let kernel = self.kernel.unwrap_or([h, w]);
         let mut dims = [n, c, h, w];
         for axis in 0..2 {
-            let steps = dims[axis + 2].saturating_sub(1).saturating_mul(self.stride[axis]);
+            let steps = dims[axis + 2]
+                .saturating_sub(1)
+                .saturating_mul(self.stride[axis]);
             let padded = steps.saturating_add(kernel[axis]);
             dims[axis + 2] = padded.saturating_sub(2 * self.pad[axis]);
         }
@@ -63,7 +65,11 @@ impl Layer for Unpooling {
     }
 
     fn routine(&self, bottoms: &[Shape], _tops: &[Shape]) -> Option<Call> {
-        let call = Call::new(routine!("unpooling"), vec![bottoms[0].count_of(0..2)], Vec::new());
+        let call = Call::new(
+            routine!("unpooling"),
+            vec![bottoms[0].count_of(0..2)],
+            Vec::new(),
+        );
         Some(call.faults(&["bottom 1 has a place that the top does not have"]))
     }
 }
@@ -75,7 +81,9 @@ mod routine {
         top.fill(0.0);
         fault[0] = 0.0;
         let (from, to) = (bottoms[0].len() / sizes[0], top.len() / sizes[0]);
-        let maps = bottoms[0].chunks_exact(from).zip(bottoms[1].chunks_exact(from));
+        let maps = bottoms[0]
+            .chunks_exact(from)
+            .zip(bottoms[1].chunks_exact(from));
         for ((values, places), map) in maps.zip(top.chunks_exact_mut(to)) {
             for (&value, &place) in values.iter().zip(places) {
                 match map.get_mut(place as usize) {

@@ -43,7 +43,9 @@ fn whole(cx: &Cx, field: &str, value: f32) -> Result<usize> {
 /// A size or scale of SegNet's, which must be above 1.
 fn above_one(cx: &Cx, field: &str, value: usize) -> Result<usize> {
     match value {
-        0 | 1 => Err(cx.invalid(field, format!("must be above 1, not {value}")).into()),
+        0 | 1 => Err(cx
+            .invalid(field, format!("must be above 1, not {value}"))
+            .into()),
         _ => Ok(value),
     }
 }
@@ -54,7 +56,10 @@ fn unpool(p: &UpsampleParameter, cx: &Cx) -> Result<Size> {
         above_one(cx, &field, cx.size(&field, value)?)
     };
     if let (Some(h), Some(w)) = (p.upsample_h, p.upsample_w) {
-        return Ok(Size::Given([above("upsample_h", h)?, above("upsample_w", w)?]));
+        return Ok(Size::Given([
+            above("upsample_h", h)?,
+            above("upsample_w", w)?,
+        ]));
     }
     let scale = match (p.scale, p.scale_h, p.scale_w) {
         (scale, None, None) => {
@@ -100,7 +105,11 @@ impl Layer for Upsample {
         cx.not_in_place()?;
         if param.r#type() == "UpsampleDarknet" {
             cx.counts(1..=1, 1..=1)?;
-            let stride = param.upsample_darknet_param.clone().unwrap_or_default().stride();
+            let stride = param
+                .upsample_darknet_param
+                .clone()
+                .unwrap_or_default()
+                .stride();
             let field = "upsample_darknet_param.stride";
             let scale = whole(cx, field, stride as f32)?;
             return Ok(Upsample::Nearest { scale });
@@ -264,7 +273,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let size = |p| tops::<Upsample>(&param(p), &[&[1, 1, 3, 4], &[1, 1, 3, 4]])[0][2..].to_vec();
+        let size =
+            |p| tops::<Upsample>(&param(p), &[&[1, 1, 3, 4], &[1, 1, 3, 4]])[0][2..].to_vec();
         let default = UpsampleParameter::default();
         assert_eq!(size(default), [6, 8]);
         let less = UpsampleParameter {

@@ -159,7 +159,10 @@ mod tests {
         };
         let param = layer(|p| p.video_data_param = Some(several.into()));
         let got = refusal::<VideoData>(&param, &[]);
-        assert!(got.starts_with("video_data_param.use_multiple_label: "), "{got}");
+        assert!(
+            got.starts_with("video_data_param.use_multiple_label: "),
+            "{got}"
+        );
     }
 
     #[test]

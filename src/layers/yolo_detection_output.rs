@@ -31,7 +31,10 @@ impl Layer for YoloDetectionOutput {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1..=2, 1..=1)?;
         cx.not_in_place()?;
-        let p = param.yolo_detection_output_param.clone().unwrap_or_default();
+        let p = param
+            .yolo_detection_output_param
+            .clone()
+            .unwrap_or_default();
         let field = |name: &str| format!("yolo_detection_output_param.{name}");
         let Some(classes) = p.num_classes else {
             let message = "num_classes is missing";
@@ -59,10 +62,13 @@ impl Layer for YoloDetectionOutput {
             let [images, channels, height, width] = legacy(bottom, &at, cx)?;
             let (each, boxes) = (self.classes.saturating_add(5), self.anchors.len());
             if channels != each.saturating_mul(boxes) || height != width {
-                let message = format!("{bottom} instead of a square map of {boxes} times {each} channels");
+                let message =
+                    format!("{bottom} instead of a square map of {boxes} times {each} channels");
                 return Err(cx.invalid(&at, message).into());
             }
-            let found = cx.locate(&at, Shape::new([images, height, width, boxes]))?.count();
+            let found = cx
+                .locate(&at, Shape::new([images, height, width, boxes]))?
+                .count();
             rows = rows.saturating_add(found).max(images);
         }
         Ok(vec![cx.locate("bottom", Shape::new([1, 1, rows, 7]))?])
@@ -92,7 +98,9 @@ mod routine {
 
     // The first class of the largest share in a softmax, and its share.
     fn best(classes: &[f32]) -> (usize, f32) {
-        let largest = classes.iter().fold(classes[0], |a, &b| if b > a { b } else { a });
+        let largest = classes
+            .iter()
+            .fold(classes[0], |a, &b| if b > a { b } else { a });
         let e = |&x: &f32| exp(f64::from(x - largest)) as f32;
         let shares: Vec<f32> = classes.iter().map(e).collect();
         let sum: f32 = shares.iter().sum();
@@ -123,7 +131,11 @@ mod routine {
                     };
                     let ([x, w], [y, h]) = (axis(0, cell % side), axis(1, cell / side));
                     let place = [x, y, w, h];
-                    found.push(Found { place, score, class });
+                    found.push(Found {
+                        place,
+                        score,
+                        class,
+                    });
                 }
             });
         }
@@ -157,7 +169,9 @@ mod tests {
 
     fn detect(values: [f32; 7]) -> Vec<f32> {
         let bottom = tensor(&[1, 7, 1, 1], values);
-        forward_counted::<YoloDetectionOutput>(&param(one()), &[bottom]).remove(0).data
+        forward_counted::<YoloDetectionOutput>(&param(one()), &[bottom])
+            .remove(0)
+            .data
     }
 
     #[test]
@@ -179,7 +193,10 @@ mod tests {
             ..one()
         };
         let got = refused(few, &[1, 7, 1, 1]);
-        assert!(got.starts_with("yolo_detection_output_param.biases: "), "{got}");
+        assert!(
+            got.starts_with("yolo_detection_output_param.biases: "),
+            "{got}"
+        );
         for dims in [[1, 8, 1, 1], [1, 7, 1, 2]] {
             assert!(refused(one(), &dims).starts_with("bottom[0]: "));
         }

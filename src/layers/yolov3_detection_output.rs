@@ -38,7 +38,10 @@ impl Layer for Yolov3DetectionOutput {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1.., 1..=1)?;
         cx.not_in_place()?;
-        let p = param.yolov3_detection_output_param.clone().unwrap_or_default();
+        let p = param
+            .yolov3_detection_output_param
+            .clone()
+            .unwrap_or_default();
         let field = |name: &str| format!("yolov3_detection_output_param.{name}");
         if p.gaussian_box() {
             let message = "gaussian_box, whose CPU code reads memory that nobody wrote";
@@ -62,7 +65,10 @@ impl Layer for Yolov3DetectionOutput {
         for (i, &scale) in p.anchors_scale[..groups].iter().enumerate() {
             let scale = cx.positive(&field(&format!("anchors_scale[{i}]")), scale)?;
             let first = i * (p.mask.len() / groups);
-            let Some(masks) = first.checked_add(boxes).and_then(|end| p.mask.get(first..end)) else {
+            let Some(masks) = first
+                .checked_add(boxes)
+                .and_then(|end| p.mask.get(first..end))
+            else {
                 let message = format!("bottom {i} needs {boxes} anchors from {first} on");
                 return Err(cx.invalid(&field("mask"), message).into());
             };
@@ -152,7 +158,11 @@ mod routine {
                         let [x, w] = axis(0, cell % width, width);
                         let [y, h] = axis(1, cell / width, height);
                         let place = [x, y, w, h];
-                        found.push(Found { place, score, class });
+                        found.push(Found {
+                            place,
+                            score,
+                            class,
+                        });
                     }
                 }
             });
@@ -248,12 +258,48 @@ mod tests {
         let refused = |p, dims: &[usize]| refusal::<Yolov3DetectionOutput>(&param(p), &[dims]);
         let dims = [1, 6, 1, 2];
         for (p, field) in [
-            (Yolov3DetectionOutputParameter { gaussian_box: Some(true), ..one() }, "gaussian_box"),
-            (Yolov3DetectionOutputParameter { mask_group_num: None, ..one() }, "mask_group_num"),
-            (Yolov3DetectionOutputParameter { mask: vec![], ..one() }, "mask"),
-            (Yolov3DetectionOutputParameter { mask: vec![2], ..one() }, "biases"),
-            (Yolov3DetectionOutputParameter { anchors_scale: vec![], ..one() }, "anchors_scale"),
-            (Yolov3DetectionOutputParameter { num_classes: Some(0), ..one() }, "num_classes"),
+            (
+                Yolov3DetectionOutputParameter {
+                    gaussian_box: Some(true),
+                    ..one()
+                },
+                "gaussian_box",
+            ),
+            (
+                Yolov3DetectionOutputParameter {
+                    mask_group_num: None,
+                    ..one()
+                },
+                "mask_group_num",
+            ),
+            (
+                Yolov3DetectionOutputParameter {
+                    mask: vec![],
+                    ..one()
+                },
+                "mask",
+            ),
+            (
+                Yolov3DetectionOutputParameter {
+                    mask: vec![2],
+                    ..one()
+                },
+                "biases",
+            ),
+            (
+                Yolov3DetectionOutputParameter {
+                    anchors_scale: vec![],
+                    ..one()
+                },
+                "anchors_scale",
+            ),
+            (
+                Yolov3DetectionOutputParameter {
+                    num_classes: Some(0),
+                    ..one()
+                },
+                "num_classes",
+            ),
         ] {
             let got = refused(p, &dims);
             let want = format!("yolov3_detection_output_param.{field}: ");

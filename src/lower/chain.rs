@@ -180,19 +180,21 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
     }
     let rows = rows_per_task(graph, run, dst.h, dst.w);
     let mut regions = Vec::new();
-    let (blocks, rest) = (dst.h / rows, dst.h % rows);
-    for (first_row, blocks, rows) in [(0, blocks, rows), (blocks * rows, 1, rest)] {
-        if blocks * rows > 0 {
-            let nest = Nest {
-                first_row,
-                blocks,
-                rows,
-                source: &source,
-                dst: &dst,
-                residual: residual.as_ref(),
-            };
-            regions.push(nest.region(b, &stages)?);
-        }
+    for Rows {
+        first_row,
+        blocks,
+        rows,
+    } in Rows::cut(dst.h, rows)
+    {
+        let nest = Nest {
+            first_row,
+            blocks,
+            rows,
+            source: &source,
+            dst: &dst,
+            residual: residual.as_ref(),
+        };
+        regions.push(nest.region(b, &stages)?);
     }
     let macs = nodes.iter().map(|n| node_macs(graph, n)).sum();
     let ends = [first.bottoms[0], last.tops[0]];
@@ -225,6 +227,46 @@ fn spec(graph: &Graph, node: &Node) -> Result<Conv> {
     match &node.op {
         Op::Convolution(layer) => Ok(layer.conv(graph, node, 0)),
         other => Err(Diagnostic::unsupported(format!("{} in a chain", other.type_name())).into()),
+    }
+}
+
+/// Blocks of so many rows each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Rows {
+    first_row: usize,
+    blocks: usize,
+    rows: usize,
+}
+
+impl Rows {
+    /// Cuts a map's rows into blocks of at most `most`. There is a border between blocks in
+    /// the middle of the map, so that two threads get equal shares.
+    fn cut(height: usize, most: usize) -> Vec<Rows> {
+        let middle = height.div_ceil(2);
+        let halves = match height <= most {
+            true => vec![(0, height)],
+            false => vec![(0, middle), (middle, height)],
+        };
+        let mut cut: Vec<Rows> = Vec::new();
+        for (start, end) in halves {
+            let blocks = (end - start).div_ceil(most);
+            let (rows, larger) = ((end - start) / blocks, (end - start) % blocks);
+            let first = start + larger * (rows + 1);
+            for (first_row, blocks, rows) in
+                [(start, larger, rows + 1), (first, blocks - larger, rows)]
+            {
+                match cut.last_mut() {
+                    _ if blocks == 0 => {}
+                    Some(last) if last.rows == rows => last.blocks += blocks,
+                    _ => cut.push(Rows {
+                        first_row,
+                        blocks,
+                        rows,
+                    }),
+                }
+            }
+        }
+        cut
     }
 }
 
@@ -356,5 +398,25 @@ impl Nest<'_> {
             stmts.extend(for_loop(tile, tiles, for_loop(row, rows, line)));
         }
         Ok(stmts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_halves_of_a_map_are_whole_blocks() {
+        let cut = |height, most| -> Vec<(usize, usize, usize)> {
+            let cut = Rows::cut(height, most);
+            cut.iter()
+                .map(|r| (r.first_row, r.blocks, r.rows))
+                .collect()
+        };
+        assert_eq!(cut(27, 4), [(0, 2, 4), (8, 2, 3), (14, 1, 4), (18, 3, 3)]);
+        assert_eq!(cut(56, 4), [(0, 14, 4)]);
+        assert_eq!(cut(54, 6), [(0, 2, 6), (12, 3, 5), (27, 2, 6), (39, 3, 5)]);
+        assert_eq!(cut(7, 7), [(0, 1, 7)]);
+        assert_eq!(cut(1, 1), [(0, 1, 1)]);
     }
 }

@@ -94,9 +94,11 @@ pub fn choose(graph: &Graph, options: &Options, conv: &Conv) -> Option<Winograd>
     chosen.then_some(best)
 }
 
-/// Bytes that a core gets in a cycle from memory and from the third-level cache.
+/// Bytes that a core gets in a cycle from memory, from the third- and from the
+/// second-level cache.
 const MEMORY: f64 = 7.0;
 const L3: f64 = 12.0;
+const L2: f64 = 32.0;
 
 /// What stays in the third- and in the second-level cache beside other data.
 const L3_BYTES: f64 = 16e6;
@@ -122,17 +124,15 @@ impl Layer {
         let tiles = self.size.map(|size| size.div_ceil(m));
         let mut plans = Vec::new();
         for most in [7, 14, 28, 42, 56] {
-            for blocks in [2, 4] {
-                for staged in [false, true] {
-                    plans.push(Winograd {
-                        n,
-                        m,
-                        tiles,
-                        group: self.group(tiles, most),
-                        blocks: blocks.min(self.outputs),
-                        staged,
-                    });
-                }
+            for staged in [false, true] {
+                plans.push(Winograd {
+                    n,
+                    m,
+                    tiles,
+                    group: self.group(tiles, most),
+                    blocks: self.outputs.min(2),
+                    staged,
+                });
             }
         }
         plans
@@ -174,24 +174,25 @@ impl Layer {
         let products = 4.0 * block * (w.blocks * in_group) as f64;
         let line = tile::cycles(Isa::Avx512, in_group, w.blocks);
         let multiply = 1.1 * block * inputs * line * chunks * groups;
-        let again = match weights {
-            _ if weights + values + products <= L2_BYTES => 0.0,
-            _ if weights <= L3_BYTES => weights / L3,
-            _ => weights / MEMORY,
+        let rate = match weights {
+            _ if weights + values + products <= L2_BYTES => L2,
+            _ if weights <= L3_BYTES => L3,
+            _ => MEMORY,
         };
-        let read_weights = weights / MEMORY + (groups - 1.0) * again;
+        let read_weights = weights / L2 + (groups - 1.0) * weights / rate;
+        let rate = if values <= L2_BYTES / 2.0 { L2 } else { L3 };
         let reread = match w.staged {
             true => chunks + 1.0,
             false if values + products <= L2_BYTES => 0.0,
             false => chunks,
         };
-        let read_values = reread * groups * values / L3;
+        let read_values = reread * groups * values / rate;
         let (to, from) = transform_cycles(w.n);
         let transform = tiles * (source * to + outputs * from);
-        // What four cores lose when tasks do not divide evenly, by half.
-        let uneven = 0.5 + 0.5 * (tasks / 4.0).ceil() * 4.0 / tasks;
-        let work = (multiply + read_values + transform) * uneven;
-        work.max(read_weights)
+        // A part of what four cores lose when tasks do not divide evenly.
+        let uneven = 0.7 + 0.3 * (tasks / 4.0).ceil() * 4.0 / tasks;
+        let work = (multiply + read_weights + read_values + transform) * uneven;
+        work.max(weights / MEMORY)
     }
 
     fn direct_cost(&self) -> f64 {

@@ -431,9 +431,11 @@ macro_rules! leaves {
             slope: f32,
             ahead: *const f32,
             ahead_step: usize,
+            ahead_stride: usize,
         ) {
             let px = if PX == 0 { src_px } else { PX };
             let segment = if TAPS == 0 { taps } else { TAPS } * 16;
+            let streams = if ahead_stride == 0 { 1 } else { NB };
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
                 let mut sums = MaybeUninit::<[[$block; NB]; MR]>::uninit();
@@ -443,7 +445,10 @@ macro_rules! leaves {
                     for s in first..end {
                         let mut fetched = 0;
                         while TAPS > 0 && fetched < ahead_step {
-                            <$block>::fetch(ahead.wrapping_add(s * ahead_step + fetched));
+                            let at = ahead.wrapping_add(s * ahead_step + fetched);
+                            for j in 0..streams {
+                                <$block>::fetch(at.wrapping_add(j * ahead_stride));
+                            }
                             fetched += 16;
                         }
                         accumulate::<$block, MR, NB, TAPS>(

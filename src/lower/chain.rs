@@ -3,128 +3,221 @@
 //!
 //! Intermediates live in the thread's scratch as `[channel block][pixel][16]`. What it
 //! saves is writing and reading the intermediate blobs; what it costs is reading all
-//! weights again for every few rows. [`groups`] weighs the two for every way to cut
-//! a chain into runs.
+//! weights again for every few rows, and tasks that divide less evenly. [`cut`] weighs
+//! them for every way to cut a chain into runs.
 
 use super::conv::{Conv, addr};
 use super::product::{EpilogueAddrs, pack_weights};
 use super::source::{self, Source};
 use super::tile::{self, TileCall, TileKind};
 use super::view::Blocked;
-use super::{Builder, Chains, Options, for_loop, winograd};
-use crate::diag::{Diagnostic, Result};
+use super::{Builder, Chains, for_loop};
+use crate::diag::Result;
 use crate::ir::{Graph, Node, NodeId};
 use crate::kernel::{Addr, Region, Stmt, Var};
 use crate::layers::Op;
 use crate::leaf::BLOCK;
+use crate::summary::human_bytes;
 
 /// Intermediates of a task should take at most this.
 const SCRATCH_BYTES: usize = 256 << 10;
 
-/// What a second-level cache holds beside other data.
+/// What a second- and a third-level cache hold beside other data.
 const L2_BYTES: usize = 640 << 10;
+const L3_BYTES: usize = 16 << 20;
 
 /// Nodes of the longest run: longer ones gain nothing more, and the search for the
 /// best way to cut a chain stays linear in its length.
 const LONGEST: usize = 16;
 
-/// All nodes in order, those that become one loop nest together, at the place of the
-/// last of them.
-pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
-    let mut group_of: Vec<Option<Vec<NodeId>>> = vec![None; graph.nodes.len()];
-    let mut inner = vec![false; graph.nodes.len()];
-    for chain in &graph.chains {
-        for run in cut(graph, chain, options) {
-            let (last, before) = run.split_last().expect("a run has nodes");
-            before.iter().for_each(|n| inner[n.0 as usize] = true);
-            group_of[last.0 as usize] = Some(run.clone());
+/// Nodes of the longest chain of which all cuts are measured.
+const MOST_MEASURED: usize = 4;
+
+/// Nodes that become one loop nest.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub nodes: Vec<NodeId>,
+    /// Output rows that go through it together, if it has several nodes.
+    pub rows: usize,
+}
+
+impl Run {
+    pub fn of_one(node: NodeId) -> Run {
+        Run {
+            nodes: vec![node],
+            rows: 0,
         }
     }
-    let ids = (0..graph.nodes.len() as u32).map(NodeId);
-    ids.filter(|n| !inner[n.0 as usize])
-        .map(|n| group_of[n.0 as usize].take().unwrap_or_else(|| vec![n]))
-        .collect()
 }
 
-/// Whether a node can be part of a run. Of grouped convolutions only depthwise ones have
-/// the loops of this nest; Winograd's have others.
-fn linkable(graph: &Graph, options: &Options, id: NodeId) -> bool {
-    let simple = |conv: Conv| {
-        (conv.group == 1 || conv.is_depthwise())
-            && winograd::choose(graph, options, &conv).is_none()
-    };
-    spec(graph, &graph[id]).is_ok_and(simple)
+/// The convolution of a node of a chain.
+pub fn conv(graph: &Graph, id: NodeId) -> Option<Conv> {
+    match &graph[id].op {
+        Op::Convolution(layer) => Some(layer.conv(graph, &graph[id], 0)),
+        _ => None,
+    }
 }
 
-/// The chain in runs, by the largest sum of gains.
-fn cut(graph: &Graph, chain: &[NodeId], options: &Options) -> Vec<Vec<NodeId>> {
-    let linkable: Vec<bool> = chain.iter().map(|&n| linkable(graph, options, n)).collect();
-    let worth = |start: usize, end: usize| -> Option<f64> {
-        // A residual is added by the last one only.
-        let inner = &chain[start..end - 1];
-        let sums = inner.iter().any(|&n| graph[n].epilogue.residual);
-        let legal = linkable[start..end].iter().all(|&l| l) && !sums;
-        match (end - start, options.chains) {
-            (1, _) => Some(0.0),
-            _ if !legal => None,
-            (n, Chains::Always) => Some((n * n) as f64),
-            _ => Some(gain(graph, &chain[start..end])).filter(|g| *g > 0.0),
+/// Whether nodes that follow each other can be a run. Of grouped convolutions only
+/// depthwise ones have the loops of this nest; a residual is added by the last one only.
+fn legal(graph: &Graph, nodes: &[NodeId]) -> bool {
+    let simple =
+        |&id: &NodeId| conv(graph, id).is_some_and(|conv| conv.group == 1 || conv.is_depthwise());
+    let sums = |&id: &NodeId| graph[id].epilogue.residual;
+    nodes.len() == 1 || nodes.iter().all(simple) && !nodes[..nodes.len() - 1].iter().any(sums)
+}
+
+/// The chain in runs, by the largest sum of gains. `taken`: nodes with loops of their own.
+pub fn cut(
+    graph: &Graph,
+    chain: &[NodeId],
+    chains: Chains,
+    taken: impl Fn(NodeId) -> bool,
+) -> Vec<Run> {
+    let worth = |start: usize, end: usize| -> Option<(f64, Run)> {
+        let nodes = &chain[start..end];
+        if nodes.len() == 1 {
+            return Some((0.0, Run::of_one(nodes[0])));
         }
+        if !legal(graph, nodes) || nodes.iter().any(|&id| taken(id)) {
+            return None;
+        }
+        let best = Estimate::best(graph, nodes);
+        let gain = match chains {
+            Chains::Always => (nodes.len() * nodes.len()) as f64,
+            Chains::WhereItPays => best.gain(),
+        };
+        let run = Run {
+            nodes: nodes.to_vec(),
+            rows: best.rows,
+        };
+        (gain > 0.0).then_some((gain, run))
     };
-    // best[i]: the best way to cut the first i nodes, as (gain, start of the last run).
-    let mut best: Vec<(f64, usize)> = vec![(0.0, 0)];
+    // best[i]: the best way to cut the first i nodes, as (gain, the last run).
+    let mut best: Vec<(f64, Option<Run>)> = vec![(0.0, None)];
     for end in 1..=chain.len() {
-        let starts = (end.saturating_sub(LONGEST)..end).filter_map(|start| {
-            let gain = worth(start, end)?;
-            Some((best[start].0 + gain, start))
+        let runs = (end.saturating_sub(LONGEST)..end).filter_map(|start| {
+            let (gain, run) = worth(start, end)?;
+            Some((best[start].0 + gain, Some(run)))
         });
-        let choice = starts.max_by(|a, b| a.0.total_cmp(&b.0));
+        let choice = runs.max_by(|a, b| a.0.total_cmp(&b.0));
         best.push(choice.expect("a run of one node is always possible"));
     }
     let mut runs = Vec::new();
     let mut end = chain.len();
-    while end > 0 {
-        let start = best[end].1;
-        runs.push(chain[start..end].to_vec());
-        end = start;
+    while let Some(run) = best[end].1.take() {
+        end -= run.nodes.len();
+        runs.push(run);
     }
     runs.reverse();
     runs
 }
 
-/// Nanoseconds that fusing a run saves, by the model: intermediates not written and
-/// read, less the weights read again for each block of rows.
-fn gain(graph: &Graph, run: &[NodeId]) -> f64 {
-    let bytes = |count: usize| 4 * count;
-    let between = &run[..run.len() - 1];
-    let intermediates: usize = between
-        .iter()
-        .map(|&n| bytes(graph.shape(graph[n].tops[0]).count()))
-        .sum();
-    let weights: usize = run
-        .iter()
-        .flat_map(|&n| &graph[n].params)
-        .map(|&p| bytes(graph[p].spec.shape.count()))
-        .sum();
-    let Some([n, _, h, w]) = graph.shape(graph[run[0]].tops[0]).nchw() else {
-        return 0.0;
+/// Ways to cut a chain that are worth measuring: all nodes apart and, of short chains, all
+/// others, with the model's rows and with fewer and more of them.
+pub fn cuts(graph: &Graph, chain: &[NodeId]) -> Vec<Vec<Run>> {
+    let places = match chain.len() {
+        n if n <= MOST_MEASURED => n - 1,
+        _ => 0,
     };
-    let blocks = h.div_ceil(rows_per_task(graph, run, h, w));
-    if n * blocks < 4 {
-        return 0.0;
+    let mut cuts = Vec::new();
+    for together in 0..1_u32 << places {
+        let mut pieces: Vec<Vec<NodeId>> = Vec::new();
+        for (i, &id) in chain.iter().enumerate() {
+            match pieces.last_mut() {
+                Some(piece) if together >> (i - 1) & 1 == 1 => piece.push(id),
+                _ => pieces.push(vec![id]),
+            }
+        }
+        if !pieces.iter().all(|piece| legal(graph, piece)) {
+            continue;
+        }
+        for (times, parts) in [(1, 1), (1, 2), (2, 1)] {
+            let run = |nodes: &Vec<NodeId>| match nodes.as_slice() {
+                &[id] => Run::of_one(id),
+                several => {
+                    let best = Estimate::best(graph, several);
+                    let rows = (best.rows * times / parts).clamp(1, best.height);
+                    let nodes = nodes.clone();
+                    Run { nodes, rows }
+                }
+            };
+            cuts.push(pieces.iter().map(run).collect());
+        }
     }
-    let images = n as f64;
-    let saved = 2.0 * intermediates as f64 / bandwidth(intermediates / n);
-    let again = images * (blocks - 1) as f64 * weights as f64 / bandwidth(weights);
-    saved - again
+    cuts
+}
+
+/// What fusing a run saves and what it costs, by the model.
+struct Estimate {
+    rows: usize,
+    height: usize,
+    /// Bytes of the intermediates, and of the weights.
+    intermediates: usize,
+    weights: usize,
+    /// How often the weights are read again.
+    again: usize,
+    /// Nanoseconds.
+    saved: f64,
+    lost: f64,
+}
+
+impl Estimate {
+    fn gain(&self) -> f64 {
+        self.saved - self.lost
+    }
+
+    /// That of the best number of rows.
+    fn best(graph: &Graph, nodes: &[NodeId]) -> Estimate {
+        let [_, _, h, w] = graph
+            .shape(graph[nodes[0]].tops[0])
+            .nchw()
+            .unwrap_or([1; 4]);
+        let rows = rows_per_task(graph, nodes, h, w);
+        Estimate::of(graph, nodes, rows)
+    }
+
+    fn of(graph: &Graph, nodes: &[NodeId], rows: usize) -> Estimate {
+        let shape = |id: NodeId| graph.shape(graph[id].tops[0]);
+        let [n, _, height, _] = shape(nodes[0]).nchw().unwrap_or([1; 4]);
+        let between = &nodes[..nodes.len() - 1];
+        let intermediates = 4 * between.iter().map(|&id| shape(id).count()).sum::<usize>();
+        let params = nodes.iter().flat_map(|&id| &graph[id].params);
+        let weights = 4 * params.map(|&p| graph[p].spec.shape.count()).sum::<usize>();
+        let blocks = height.div_ceil(rows);
+        let again = (n * blocks).saturating_sub(1);
+        let saved = 2.0 * intermediates as f64 / bandwidth(intermediates / n.max(1));
+        let lost = match n * blocks {
+            0..4 => f64::INFINITY,
+            _ => again as f64 * weights as f64 / bandwidth(weights),
+        };
+        Estimate {
+            rows,
+            height,
+            intermediates,
+            weights,
+            again,
+            saved,
+            lost,
+        }
+    }
 }
 
 /// Bytes in a nanosecond from the cache that holds so many.
 fn bandwidth(bytes: usize) -> f64 {
     match bytes {
         _ if bytes <= L2_BYTES => 80.0,
-        _ if bytes <= 16 << 20 => 20.0,
+        _ if bytes <= L3_BYTES => 20.0,
         _ => 10.0,
+    }
+}
+
+/// The name of the cache that holds so many bytes.
+fn level(bytes: usize) -> &'static str {
+    match bytes {
+        _ if bytes <= L2_BYTES => "the second-level cache",
+        _ if bytes <= L3_BYTES => "the third-level cache",
+        _ => "memory",
     }
 }
 
@@ -137,8 +230,53 @@ fn rows_per_task(graph: &Graph, run: &[NodeId], h: usize, w: usize) -> usize {
         .max()
         .unwrap_or(BLOCK);
     let rows = SCRATCH_BYTES / (8 * widest * w).max(1);
-    let most = rows.clamp(1, h);
-    h.div_ceil(h.div_ceil(most))
+    let most = rows.clamp(1, h.max(1));
+    h.div_ceil(h.div_ceil(most).max(1)).max(1)
+}
+
+fn names(graph: &Graph, nodes: &[NodeId]) -> String {
+    let names: Vec<&str> = nodes.iter().map(|&id| graph[id].name.as_str()).collect();
+    names.join(" → ")
+}
+
+/// Why a run of several nodes is one.
+pub fn explain(graph: &Graph, run: &Run) -> Option<String> {
+    let Run { nodes, rows } = run;
+    if nodes.len() == 1 {
+        return None;
+    }
+    let e = Estimate::of(graph, nodes, *rows);
+    Some(format!(
+        "{} together, {rows} of {} rows at a time: {} of intermediates are not written to {} and \
+         read again; {} of weights are read {} times",
+        names(graph, nodes),
+        e.height,
+        human_bytes(e.intermediates as u64),
+        level(e.intermediates),
+        human_bytes(e.weights as u64),
+        e.again + 1,
+    ))
+}
+
+/// Why two runs that follow each other are not one. `winograd`: the first is one
+/// convolution with loops of its own.
+pub fn explain_cut(graph: &Graph, before: &Run, after: &Run, winograd: bool) -> String {
+    let nodes = [*before.nodes.last().expect("a node"), after.nodes[0]];
+    let names = nodes.map(|id| graph[id].name.as_str()).join(" and ");
+    if winograd {
+        return format!("{names} apart: the first is Winograd's");
+    }
+    if !legal(graph, &nodes) {
+        return format!("{names} apart: the loops of the first are others");
+    }
+    let e = Estimate::best(graph, &nodes);
+    format!(
+        "{names} apart: {} of intermediates in {} cost less than reading {} of weights {} times",
+        human_bytes(e.intermediates as u64),
+        level(e.intermediates),
+        human_bytes(e.weights as u64),
+        e.again + 1,
+    )
 }
 
 /// One stage of a run: a convolution with its constants packed.
@@ -149,14 +287,12 @@ struct Stage {
 }
 
 /// Lowers a run of two or more convolutions, each but the first 1×1.
-pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
+pub fn lower(b: &mut Builder, run: &Run) -> Result<()> {
     let graph = b.graph;
-    let nodes: Vec<&Node> = run.iter().map(|&n| &graph[n]).collect();
+    let nodes: Vec<&Node> = run.nodes.iter().map(|&n| &graph[n]).collect();
     let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
-    let convs: Vec<Conv> = nodes
-        .iter()
-        .map(|node| spec(graph, node))
-        .collect::<Result<_>>()?;
+    let convs = run.nodes.iter().filter_map(|&id| conv(graph, id));
+    let convs: Vec<Conv> = convs.collect();
     let source = source::source(b, &convs[0])?;
     let residual = match last.epilogue.residual {
         true => Some(b.blocked(*last.bottoms.last().expect("a residual is a bottom"))?),
@@ -178,7 +314,7 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
             weights: addr(weights, 0),
         });
     }
-    let rows = rows_per_task(graph, run, dst.h, dst.w);
+    let rows = run.rows;
     let mut regions = Vec::new();
     let (blocks, rest) = (dst.h / rows, dst.h % rows);
     for (first_row, blocks, rows) in [(0, blocks, rows), (blocks * rows, 1, rest)] {
@@ -219,13 +355,6 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
 fn node_macs(graph: &Graph, node: &Node) -> u64 {
     let tops: Vec<_> = node.tops.iter().map(|&t| graph.shape(t).clone()).collect();
     node.op.macs(&graph.bottom_shapes(node), &tops)
-}
-
-fn spec(graph: &Graph, node: &Node) -> Result<Conv> {
-    match &node.op {
-        Op::Convolution(layer) => Ok(layer.conv(graph, node, 0)),
-        other => Err(Diagnostic::unsupported(format!("{} in a chain", other.type_name())).into()),
-    }
 }
 
 /// Blocks of rows of one size.

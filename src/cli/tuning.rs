@@ -6,6 +6,7 @@
 //! ([`caffec::lower::Question`]). A file that is something else is told about and replaced.
 
 use super::args::TuneArgs;
+use super::run::all_threads;
 use super::talk::{self, Progress};
 use caffec::Options;
 use caffec::diag::{Result, clean};
@@ -50,7 +51,7 @@ pub fn tuned(args: &TuneArgs, graph: &Valid, options: Options) -> Result<Options
     let input = |&b: &BlobId| random_input(&graph[b].name, graph.shape(b).clone(), 1);
     let inputs: Vec<Tensor> = graph.inputs.iter().map(input).collect();
     let progress = Progress::new("measuring");
-    let tuning = tune(graph, &measured, &inputs, |round, rounds| {
+    let tuning = tune(graph, &measured, &inputs, all_threads(), |round, rounds| {
         progress.now(format!("measuring, round {round} of {rounds}"));
     })?;
     drop(progress);

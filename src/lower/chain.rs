@@ -30,8 +30,12 @@ const L3_BYTES: usize = 16 << 20;
 /// best way to cut a chain stays linear in its length.
 const LONGEST: usize = 16;
 
-/// Nodes of the longest chain of which all cuts are measured.
+/// Tasks that a run must have, so that several threads have something to do.
+const LEAST_TASKS: usize = 4;
+
+/// Nodes of the longest chain of which all cuts are measured, and rows at a time.
 const MOST_MEASURED: usize = 4;
+const ROWS_MEASURED: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28];
 
 /// Nodes that become one loop nest.
 #[derive(Clone, Debug)]
@@ -114,7 +118,7 @@ pub fn cut(
 }
 
 /// Ways to cut a chain that are worth measuring: all nodes apart and, of short chains, all
-/// others, with the model's rows and with fewer and more of them.
+/// others, with several numbers of rows.
 pub fn cuts(graph: &Graph, chain: &[NodeId]) -> Vec<Vec<Run>> {
     let places = match chain.len() {
         n if n <= MOST_MEASURED => n - 1,
@@ -132,17 +136,21 @@ pub fn cuts(graph: &Graph, chain: &[NodeId]) -> Vec<Vec<Run>> {
         if !pieces.iter().all(|piece| legal(graph, piece)) {
             continue;
         }
-        for (times, parts) in [(1, 1), (1, 2), (2, 1)] {
-            let run = |nodes: &Vec<NodeId>| match nodes.as_slice() {
-                &[id] => Run::of_one(id),
-                several => {
-                    let best = Estimate::best(graph, several);
-                    let rows = (best.rows * times / parts).clamp(1, best.height);
-                    let nodes = nodes.clone();
-                    Run { nodes, rows }
-                }
+        let fused = pieces.iter().any(|piece| piece.len() > 1);
+        let rows = if fused { ROWS_MEASURED } else { &[0] };
+        for &rows in rows {
+            let run = |nodes: &Vec<NodeId>| Run {
+                nodes: nodes.clone(),
+                rows: if nodes.len() > 1 { rows } else { 0 },
             };
-            cuts.push(pieces.iter().map(run).collect());
+            let cut: Vec<Run> = pieces.iter().map(run).collect();
+            let sensible = |run: &Run| {
+                run.nodes.len() == 1
+                    || Estimate::of(graph, &run.nodes, run.rows).tasks >= LEAST_TASKS
+            };
+            if cut.iter().all(sensible) {
+                cuts.push(cut);
+            }
         }
     }
     cuts
@@ -155,8 +163,8 @@ struct Estimate {
     /// Bytes of the intermediates, and of the weights.
     intermediates: usize,
     weights: usize,
-    /// How often the weights are read again.
-    again: usize,
+    /// Each reads the weights.
+    tasks: usize,
     /// Nanoseconds.
     saved: f64,
     lost: f64,
@@ -184,19 +192,18 @@ impl Estimate {
         let intermediates = 4 * between.iter().map(|&id| shape(id).count()).sum::<usize>();
         let params = nodes.iter().flat_map(|&id| &graph[id].params);
         let weights = 4 * params.map(|&p| graph[p].spec.shape.count()).sum::<usize>();
-        let blocks = height.div_ceil(rows);
-        let again = (n * blocks).saturating_sub(1);
+        let tasks = n * height.div_ceil(rows);
         let saved = 2.0 * intermediates as f64 / bandwidth(intermediates / n.max(1));
-        let lost = match n * blocks {
-            0..4 => f64::INFINITY,
-            _ => again as f64 * weights as f64 / bandwidth(weights),
+        let lost = match tasks {
+            0..LEAST_TASKS => f64::INFINITY,
+            _ => (tasks - 1) as f64 * weights as f64 / bandwidth(weights),
         };
         Estimate {
             rows,
             height,
             intermediates,
             weights,
-            again,
+            tasks,
             saved,
             lost,
         }
@@ -254,7 +261,7 @@ pub fn explain(graph: &Graph, run: &Run) -> Option<String> {
         human_bytes(e.intermediates as u64),
         level(e.intermediates),
         human_bytes(e.weights as u64),
-        e.again + 1,
+        e.tasks,
     ))
 }
 
@@ -275,7 +282,7 @@ pub fn explain_cut(graph: &Graph, before: &Run, after: &Run, winograd: bool) -> 
         human_bytes(e.intermediates as u64),
         level(e.intermediates),
         human_bytes(e.weights as u64),
-        e.again + 1,
+        e.tasks,
     )
 }
 

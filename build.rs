@@ -76,7 +76,7 @@ fn schema(pool: &DescriptorPool) -> String {
             );
         }
         let mut by_name: Vec<usize> = (0..fields.len()).collect();
-        by_name.sort_by_key(|&i| fields[i].name().to_string());
+        by_name.sort_by_key(|&i| (fields[i].name().len(), fields[i].name().to_string()));
         let _ = writeln!(out, "], by_name: &{by_name:?} }},");
     }
     out += "];\npub static ENUMS: &[EnumType] = &[\n";

@@ -20,8 +20,8 @@
 //!
 //! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
 //! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
-//! files are read and written by `frontend` (caffemodels), `runtime` (tensors) and the
-//! command line, and by nothing in between; only the command line prints. How the rooms
+//! files are read and written by `frontend` (caffemodels, what nets name), `runtime`
+//! (tensors) and the command line, and by nothing in between; only the command line prints. How the rooms
 //! work together is told in `docs/DESIGN.md`.
 
 pub mod backend;
@@ -121,7 +121,7 @@ impl Plan {
     ///
     /// Errors: the system refuses the memory.
     pub fn pack(&self) -> Result<Block> {
-        let mut block = Block::zeroed(self.program.weights_len)?;
+        let mut block = runtime::block(self.program.weights_len)?;
         lower::pack(&self.graph, &self.packs, &mut block);
         Ok(block)
     }

@@ -6,7 +6,7 @@
 
 use crate::diag::clean;
 use crate::ir::{BlobId, Built, Graph, Node, Shape};
-use crate::kernel::Program;
+use crate::kernel::Checked;
 use crate::layers::Taps;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
@@ -54,16 +54,19 @@ pub struct Totals {
 pub struct Memory {
     /// Activations, for each forward pass at a time.
     pub activations: u64,
+    /// Activations that are needed at the same time, where that is most.
+    pub live: u64,
     pub weights: u64,
     /// For each thread.
     pub scratch: u64,
 }
 
 impl Memory {
-    pub fn of(program: &Program) -> Memory {
+    pub fn of(program: &Checked) -> Memory {
         let bytes = |len: usize| len as u64 * 4;
         Memory {
             activations: bytes(program.arena_len),
+            live: bytes(program.most_live()),
             weights: bytes(program.weights_len),
             scratch: bytes(program.scratch_len),
         }
@@ -72,6 +75,7 @@ impl Memory {
     fn json(self) -> Value {
         json!({
             "activation_bytes": self.activations,
+            "live_bytes": self.live,
             "weight_bytes": self.weights,
             "scratch_bytes_per_thread": self.scratch,
         })
@@ -459,11 +463,17 @@ impl Summary<'_> {
         );
         let kinds = ["planned, fused", "planned, unfused"];
         for (kind, memory) in kinds.iter().zip(self.planned.iter().flatten()) {
-            let [activations, weights, scratch] =
-                [memory.activations, memory.weights, memory.scratch].map(human_bytes);
+            let Memory {
+                activations,
+                live,
+                weights,
+                scratch,
+            } = memory;
+            let [activations, live, weights, scratch] =
+                [activations, live, weights, scratch].map(|&bytes| human_bytes(bytes));
             writeln!(
                 out,
-                "{kind:<16} {activations} activations, {weights} packed weights, {scratch} scratch a thread"
+                "{kind:<16} {activations} activations ({live} at the same time), {weights} packed weights, {scratch} scratch a thread"
             )
             .expect("a string takes it");
         }

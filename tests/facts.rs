@@ -5,6 +5,9 @@ mod common;
 
 use caffec::frontend::Net;
 use caffec::ir::{self, Options, Shape};
+use caffec::leaf::Isa;
+use caffec::lower::Chains;
+use caffec::passes::Fuse;
 use caffec::summary::{Row, Summary};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -307,6 +310,25 @@ fn fixtures_have_the_figures_of_their_papers() {
                 assert_eq!((made[0], &made[1..]), (1, *shape), "{file}: {blob}");
             }
         });
+    }
+}
+
+/// The plan of memory comes near to what no plan could do without.
+#[test]
+fn arenas_are_hardly_larger_than_what_lives_at_once() {
+    for facts in FACTS {
+        let net = common::fixture(&format!("{}.prototxt", facts.file));
+        let graph = common::graph(&net, &Options::default());
+        for fuse in [Fuse::None, Fuse::All] {
+            let setting = (fuse, Chains::WhereItPays);
+            let program = common::plan(&graph, Isa::Portable, setting).program;
+            let (arena, live) = (program.arena_len, program.most_live());
+            assert!(
+                live > 0 && arena <= live + live / 5,
+                "{}: {arena} elements for {live}, {fuse:?}",
+                facts.file
+            );
+        }
     }
 }
 

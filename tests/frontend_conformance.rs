@@ -10,7 +10,8 @@ use caffec::frontend::binary::WeightsFile;
 use caffec::frontend::forks::of_forks;
 use caffec::frontend::proto::{NetParameter, Phase, SolverParameter};
 use caffec::frontend::upgrade::{upgrade_net, upgrade_solver};
-use caffec::frontend::{State, load_net, parse_text, print_text, print_wire};
+use caffec::frontend::{Reading, State, bind_text, load_net, parse_text, print_text, print_wire};
+use prost::Message as _;
 use serde_json::Value;
 
 fn folder(variable: &str) -> Option<PathBuf> {
@@ -71,12 +72,13 @@ fn textformat_case(case: &Value) -> Result<(), String> {
     };
     let mut sources = Sources::default();
     let file = sources.add("case", bytes("text", "base64"));
-    let parsed = parse_text::<NetParameter>(&sources, file, "caffe.NetParameter");
-    match (case["expect"].as_str().unwrap(), parsed) {
-        ("ok", Ok(parsed)) => {
+    let bound = bind_text(&sources, file, "caffe.NetParameter", Reading::default());
+    match (case["expect"].as_str().unwrap(), bound) {
+        ("ok", Ok(bound)) => {
             let want = bytes("canonical", "canonical_base64");
-            let typed = print_text(&parsed.message, "caffe.NetParameter");
-            let wire = print_wire(&parsed.wire, "caffe.NetParameter");
+            let message = NetParameter::decode(bound.wire.as_slice()).unwrap();
+            let typed = print_text(&message, "caffe.NetParameter");
+            let wire = print_wire(&bound.wire, "caffe.NetParameter");
             if typed.as_bytes() != want || wire.as_bytes() != want {
                 let want = String::from_utf8_lossy(&want);
                 return Err(format!("printed {typed:?} and {wire:?}, not {want:?}"));
@@ -137,10 +139,10 @@ fn zoo_parses_as_bvlc_does() {
         let text = fs::read(folder.join(format!("{slug}.prototxt"))).unwrap();
         let file = sources.add(slug, text);
         let (net, of_solver) = ("caffe.NetParameter", "caffe.SolverParameter");
+        let bind = |ty| bind_text(&sources, file, ty, Reading::default());
         let result = match solver {
-            true => parse_text::<SolverParameter>(&sources, file, of_solver).map(|_| false),
-            false => parse_text::<NetParameter>(&sources, file, net)
-                .map(|parsed| !of_forks(&parsed.wire, net, &[]).is_empty()),
+            true => bind(of_solver).map(|_| false),
+            false => bind(net).map(|bound| !of_forks(&bound.wire, net, &[]).is_empty()),
         };
         match (strict, &result) {
             (true, Err(errors)) => failures.push(sources.render(&errors.0[0])),

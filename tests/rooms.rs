@@ -65,11 +65,11 @@ fn back_ends_see_programs_only() {
 #[test]
 fn what_is_pasted_uses_std_alone() {
     forbid(
-        &["leaf", "runtime/pool"],
+        &["leaf", "runtime/arena", "runtime/pool"],
         &["crate::runtime", "crate::kernel"],
         &[],
     );
-    forbid(&["runtime/pool"], &["crate::"], &[]);
+    forbid(&["runtime/arena", "runtime/pool"], &["crate::"], &[]);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! The file has the net's constants and types on top and one private module `caffec`
 //! with all else: a module of step functions for each instruction set (printed by
 //! `step`, through prettyplease), and as text, as they are here, the leaves that
-//! the steps use, the thread pool, and this folder's `support.rs` and `cli.rs`. It must
+//! the steps use, memory blocks, the thread pool, and this folder's `support.rs` and `cli.rs`. It must
 //! compile without a warning in every edition, as a crate, as a module and through
 //! `include!`: so it has no inner attributes at its top, and what it names is below
 //! `self`, `super` or `std`.
@@ -30,7 +30,7 @@ use self::step::{Used, print_program, table_name};
 use crate::kernel::{Checked, Count, Port};
 use crate::leaf::Isa;
 use crate::leaf::routine::pasted;
-use crate::runtime::pool;
+use crate::runtime::{arena, pool};
 
 /// What to print.
 pub struct Emit<'a> {
@@ -59,6 +59,7 @@ pub enum Weights<'a> {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Modules pasted into every file.
+const ARENA: &str = include_str!("../runtime/arena.rs");
 const POOL: &str = include_str!("../runtime/pool.rs");
 const SUPPORT: &str = include_str!("rust/support.rs");
 /// Pasted where there is a main program.
@@ -253,6 +254,7 @@ impl Emit<'_> {
             out += if *only_x86 { x86 } else { "" };
             paste(&mut out, name, text);
         }
+        paste(&mut out, "arena", ARENA);
         paste(&mut out, "pool", POOL);
         paste(&mut out, "support", SUPPORT);
         if self.main {

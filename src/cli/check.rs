@@ -4,7 +4,7 @@ use super::args::CheckArgs;
 use super::{Failure, Outcome, model, talk};
 use caffec::diag::{Diagnostic, Errors, Kind, Sources, Span, clean};
 use caffec::frontend::binary::WeightsFile;
-use caffec::frontend::canonical_text;
+use caffec::frontend::read_unchanged;
 use caffec::ir;
 use caffec::weights::{self, Named};
 use serde_json::{Map, Value, json};
@@ -73,9 +73,11 @@ fn check(path: &Path, args: &CheckArgs, sources: &mut Sources) -> Findings {
     if args.syntax {
         if let Some((name, bytes)) = found.take(model::read_file(path)) {
             let reading = (&args.state.reading).into();
-            let read = canonical_text(&name, bytes, sources, kind, reading);
-            let notes = found.take(read).map_or(Vec::new(), |(_, notes)| notes);
-            found.notes.extend(notes);
+            let read = read_unchanged(&name, bytes, sources, kind, reading);
+            let read = found.take(read);
+            found
+                .notes
+                .extend(read.into_iter().flat_map(|read| read.notes));
         }
         return found;
     }

@@ -5,7 +5,7 @@ use super::{Failure, Outcome, compile, model, talk};
 use caffec::backend::jit;
 use caffec::backend::rust::Weights;
 use caffec::diag::Sources;
-use caffec::frontend::canonical_text;
+use caffec::frontend::read_unchanged;
 use caffec::leaf::Isa;
 use caffec::plan;
 use std::io::{self, Write};
@@ -19,9 +19,9 @@ pub fn run(args: &DumpArgs, sources: &mut Sources) -> Outcome {
             let (name, bytes) = model::read_file(&args.net.net)?;
             let kind = args.kind.map(Into::into);
             let reading = (&args.net.state.reading).into();
-            let (text, notes) = canonical_text(&name, bytes, sources, kind, reading)?;
-            talk::notes(sources, &notes);
-            text
+            let read = read_unchanged(&name, bytes, sources, kind, reading)?;
+            talk::notes(sources, &read.notes);
+            read.text()
         }
         _ => compiled(args, sources)?,
     };

@@ -1,11 +1,11 @@
 //! From `-i` to the tensors that feed a net.
 
 use super::args::InputArgs;
-use super::model::{self, Model};
+use super::model::Model;
 use super::{Failure, talk};
 use caffec::diag::{Diagnostic, Kind, Result, Sources, did_you_mean};
-use caffec::frontend::LayerSource;
 use caffec::frontend::proto::LayerParameter;
+use caffec::frontend::{LayerSource, files};
 use caffec::ir::{self, BlobId, Graph, Tensor, Valid, room};
 use caffec::runtime::picture::{Mean, Transform};
 use caffec::runtime::tensor_file::{self, Format, Wanted, read_input};
@@ -311,7 +311,7 @@ impl DataLayer<'_> {
     }
 
     fn mean_file(&self, name: &str) -> Result<PathBuf> {
-        let file = model::named_file(Path::new(&self.model.name), name);
+        let file = files::named(Path::new(&self.model.name), name);
         file.ok_or_else(|| {
             let message = format!("the mean file `{name}` is not there");
             let at = self.source.span_of("transform_param.mean_file");

@@ -4,9 +4,9 @@ use super::args::{Backend, EngineArgs, NetArgs, StateArgs, WeightArgs};
 use super::talk::{self, Progress};
 use super::tuning::tuned;
 use super::{Failure, IsaArg};
-use caffec::diag::{Diagnostic, Errors, Kind, Result, Sources, clean};
-use caffec::frontend::binary::{WeightsFile, read_blob};
-use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, load_net};
+use caffec::diag::{Diagnostic, Kind, Result, Sources, clean};
+use caffec::frontend::binary::WeightsFile;
+use caffec::frontend::{self, FileKind, Loaded, Net, SolverNet, State, files, load_net};
 use caffec::ir::{self, Built, Shape, Tensor, Valid, room};
 use caffec::leaf::Isa;
 use caffec::lower::{Chains, Convolutions};
@@ -20,9 +20,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Largest net that is read, text or binary.
-const MAX_NET_BYTES: u64 = 1 << 31;
-
 /// A net that has been read.
 pub struct Model {
     /// The file, as messages name it.
@@ -33,21 +30,11 @@ pub struct Model {
 
 /// The name and content of a file; `-` is standard input.
 pub fn read_file(path: &Path) -> Result<(String, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    let mut read = |from: &mut dyn Read| from.take(MAX_NET_BYTES + 1).read_to_end(&mut bytes);
-    let name = match path.as_os_str() == "-" {
-        true => "<stdin>".to_string(),
-        false => path.display().to_string(),
-    };
-    let done = match path.as_os_str() == "-" {
-        true => read(&mut io::stdin().lock()),
-        false => File::open(path).and_then(|mut file| read(&mut file)),
-    };
-    done.map_err(|e| Diagnostic::io(name.as_ref(), &e))?;
-    if bytes.len() as u64 > MAX_NET_BYTES {
-        let message = format!("{name}: more than 2 GiB, too large for a net");
-        return Err(Diagnostic::invalid(message).into());
+    if path.as_os_str() != "-" {
+        return files::read(path);
     }
+    let name = "<stdin>".to_string();
+    let bytes = files::read_from(&name, io::stdin().lock())?;
     Ok((name, bytes))
 }
 
@@ -85,37 +72,16 @@ pub fn read(
 ) -> Result<Model> {
     let (name, bytes) = read_file(path)?;
     let sha256 = hex(&Sha256::digest(&bytes));
-    let mut model = match frontend::load(&name, bytes, sources, &state.into(), kind)? {
-        Loaded::Net(net) => Model {
-            name,
-            sha256,
-            net: *net,
+    Ok(
+        match frontend::load(&name, bytes, sources, &state.into(), kind)? {
+            Loaded::Net(net) => Model {
+                name,
+                sha256,
+                net: *net,
+            },
+            Loaded::Solver(solver) => read_net_of(path, solver, sources)?,
         },
-        Loaded::Solver(solver) => read_net_of(path, solver, sources)?,
-    };
-    read_matrices(&mut model)?;
-    Ok(model)
-}
-
-/// Reads the matrices of InfogainLoss layers. A file that is not there is the layer's to
-/// tell, if it stays in the net.
-fn read_matrices(model: &mut Model) -> Result<()> {
-    let net = &mut model.net;
-    for (i, (layer, source)) in net.param.layer.iter().zip(&net.layers).enumerate() {
-        let name = match &layer.infogain_loss_param {
-            Some(p) if layer.r#type() == "InfogainLoss" && layer.bottom.len() == 2 => p.source(),
-            _ => continue,
-        };
-        let Some(file) = named_file(Path::new(&model.name), name) else {
-            continue;
-        };
-        let at = source.span_of("infogain_loss_param.source");
-        let located = |e: Errors| e.map(|d| d.at(at).layer(layer.name()));
-        let (file, bytes) = read_file(&file).map_err(located)?;
-        let blob = read_blob(&file, bytes).map_err(located)?;
-        net.files.insert(i, blob.data.floats().into_owned());
-    }
-    Ok(())
+    )
 }
 
 fn read_net_of(path: &Path, solver: SolverNet, sources: &mut Sources) -> Result<Model> {
@@ -129,20 +95,9 @@ fn read_net_of(path: &Path, solver: SolverNet, sources: &mut Sources) -> Result<
     Ok(Model { name, sha256, net })
 }
 
-/// The file that the file `from` calls `name`: seen from its folder, from here, or from
-/// a folder above it, since such names are written to be used from Caffe's root.
-pub fn named_file(from: &Path, name: &str) -> Option<PathBuf> {
-    let mut folders = from.ancestors().skip(1);
-    let beside = folders.next().unwrap_or(Path::new(""));
-    let places = [beside, Path::new("")].into_iter().chain(folders);
-    places
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
-}
-
 /// Where the net of a solver is. Errors: `Open`.
 fn net_file(path: &Path, solver: &SolverNet) -> Result<PathBuf> {
-    if let Some(file) = named_file(path, &solver.file) {
+    if let Some(file) = files::named(path, &solver.file) {
         return Ok(file);
     }
     let message = format!("the solver's net `{}` is not there", solver.file);

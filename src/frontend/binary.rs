@@ -315,8 +315,12 @@ impl Walk<'_> {
             })?;
             let field = ty.numbered(record.number).map(|f| f.name);
             match (field, record.payload) {
-                (Some("name"), Payload::Bytes(name)) => layer.name = wire::to_utf8(name.to_vec()),
-                (Some("type"), Payload::Bytes(kind)) => layer.kind = wire::to_utf8(kind.to_vec()),
+                (Some("name"), Payload::Bytes(name)) => {
+                    layer.name = wire::to_utf8(name).into_owned()
+                }
+                (Some("type"), Payload::Bytes(kind)) => {
+                    layer.kind = wire::to_utf8(kind).into_owned()
+                }
                 (Some("type"), Payload::Varint(number)) => {
                     let known = LayerType::try_from(number as i32);
                     layer.kind = known.map_or("", v1_type_name).to_string();
@@ -670,8 +674,7 @@ impl<'a> Strip<'a> {
                 put(WireType::LengthDelimited, &inner);
             }
             (_, Payload::Bytes(bytes)) if field.kind == ValueType::String => {
-                let text = wire::to_utf8(bytes.to_vec());
-                put(WireType::LengthDelimited, text.as_bytes());
+                put(WireType::LengthDelimited, wire::to_utf8(bytes).as_bytes());
             }
             (_, Payload::Bytes(bytes)) => put(WireType::LengthDelimited, bytes),
             (_, Payload::Fixed32(bits)) => put(WireType::ThirtyTwoBit, &bits.to_le_bytes()),

@@ -5,6 +5,7 @@
 //! wire format, which prost then reads: no field is named in this file. It gathers
 //! what is wrong instead of stopping at the first. Start reading at [`parse_text`].
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -19,24 +20,29 @@ use crate::diag::{Diagnostic, Errors, FileId, Result, Sources, Span, did_you_mea
 /// Most errors told about one file.
 const MAX_ERRORS: usize = 20;
 
+/// A text held against the schema.
+#[derive(Debug)]
+pub struct BoundText {
+    /// The message in wire format, fields in the order of the text.
+    pub wire: Vec<u8>,
+    /// On fields that were left out.
+    pub notes: Vec<Diagnostic>,
+    pub spans: Spans,
+}
+
 /// A message read from text.
 #[derive(Debug)]
 pub struct Parsed<M> {
     pub message: M,
     /// On fields that were left out.
     pub notes: Vec<Diagnostic>,
-    /// The same in wire format, fields in the order of the text.
-    pub wire: Vec<u8>,
     pub spans: Spans,
 }
 
 /// Reads the text of `file` as the message type `name` (with package), which is
 /// that of `M`.
 ///
-/// A string that is not UTF-8 keeps its bytes, see [`wire::to_utf8`].
-///
-/// Errors: `Invalid`, ordered as they stand in the file, at most 20. Source: what
-/// BVLC/caffe `io.cpp`, `ReadProtoFromTextFile`, accepts.
+/// Errors: those of [`bind_text`].
 pub fn parse_text<M: prost::Message + Default>(
     sources: &Sources,
     file: FileId,
@@ -52,6 +58,27 @@ pub fn read_text<M: prost::Message + Default>(
     name: &str,
     reading: Reading,
 ) -> Result<Parsed<M>> {
+    let bound = bind_text(sources, file, name, reading)?;
+    Ok(Parsed {
+        message: M::decode(bound.wire.as_slice()).expect("the binder writes what prost reads"),
+        notes: bound.notes,
+        spans: bound.spans,
+    })
+}
+
+/// Parses the text of `file` and binds it to the message type `name` (with package): all
+/// that can be wrong with a text is found here.
+///
+/// A string that is not UTF-8 keeps its bytes, see [`wire::to_utf8`].
+///
+/// Errors: `Invalid`, ordered as they stand in the file, at most 20. Source: what
+/// BVLC/caffe `io.cpp`, `ReadProtoFromTextFile`, accepts.
+pub fn bind_text(
+    sources: &Sources,
+    file: FileId,
+    name: &str,
+    reading: Reading,
+) -> Result<BoundText> {
     let bytes = sources.text(file);
     let (tree, syntax_error) = text::parse(bytes);
     let schema = Schema::caffe();
@@ -62,6 +89,7 @@ pub fn read_text<M: prost::Message + Default>(
         file,
         out: Vec::with_capacity(bytes.len() / 2),
         numbers: vec![0; tree.fields.len()],
+        first: Vec::new(),
         errors: Vec::new(),
         notes: Vec::new(),
         reading,
@@ -81,10 +109,9 @@ pub fn read_text<M: prost::Message + Default>(
     errors.sort_by_key(|d| d.at.map(|span| span.start));
     errors.truncate(MAX_ERRORS);
     Errors::none_or(errors, ())?;
-    Ok(Parsed {
-        message: M::decode(out.as_slice()).expect("the binder writes what prost reads"),
-        notes,
+    Ok(BoundText {
         wire: out,
+        notes,
         spans: Spans::root(file, tree, numbers, root),
     })
 }
@@ -111,6 +138,8 @@ struct Binder<'a> {
     out: Vec<u8>,
     /// Field number of each tree field, 0 if it was refused.
     numbers: Vec<u16>,
+    /// For the fields of each open message's type, 1 + the index of the first in the tree.
+    first: Vec<Option<NonZeroU32>>,
     errors: Vec<Diagnostic>,
     notes: Vec<Diagnostic>,
     reading: Reading,
@@ -124,7 +153,8 @@ impl<'a> Binder<'a> {
     /// Writes the fields `range` of the tree, which make up one message. Goes as
     /// deep as the schema does.
     fn message(&mut self, ty: &'static MessageType, range: Range<usize>, at: Option<&Field>) {
-        let mut first: Vec<Option<u32>> = vec![None; ty.fields.len()];
+        let firsts = self.first.len();
+        self.first.resize(firsts + ty.fields.len(), None);
         let mut unknown: Vec<&[u8]> = Vec::new();
         let mut next = range.start;
         while next < range.end {
@@ -135,18 +165,22 @@ impl<'a> Binder<'a> {
                 continue;
             };
             let def = &ty.fields[slot];
+            let first = self.first[firsts + slot].map(|i| i.get() as usize - 1);
             let result = self
-                .check_count(def, &field, first[slot])
+                .check_count(def, &field, first)
                 .and_then(|()| self.value(ty, def, index, &field));
-            first[slot].get_or_insert(index as u32);
+            if first.is_none() {
+                self.first[firsts + slot] = NonZeroU32::new(index as u32 + 1);
+            }
             self.numbers[index] = def.number as u16;
             if let Err(error) = result {
                 self.report(|_| error);
             }
         }
         if self.complete {
-            self.check_required(ty, &first, at);
+            self.check_required(ty, firsts, at);
         }
+        self.first.truncate(firsts);
     }
 
     /// The field that is meant. Of those that a message does not have, each is told
@@ -158,16 +192,19 @@ impl<'a> Binder<'a> {
         unknown: &mut Vec<&'a [u8]>,
     ) -> Option<usize> {
         let name = field.name.of(self.text);
+        let slot = ty.slot(name);
+        if slot.is_some() {
+            return slot;
+        }
         let text = String::from_utf8_lossy(name);
-        let slot = ty.slot(&text);
-        if slot.is_none() && self.reading.allow_unknown {
+        if self.reading.allow_unknown {
             let message = format!("{} has no field `{text}`: left out", ty.short_name());
             self.notes.push(self.error_at(field.name, message));
-        } else if slot.is_none() && self.errors.len() < MAX_ERRORS && !unknown.contains(&name) {
+        } else if self.errors.len() < MAX_ERRORS && !unknown.contains(&name) {
             unknown.push(name);
             self.report(|b| b.unknown_field(ty, &text, field));
         }
-        slot
+        None
     }
 
     fn unknown_field(&self, ty: &MessageType, name: &str, field: &Field) -> Diagnostic {
@@ -204,12 +241,12 @@ impl<'a> Binder<'a> {
         layer.field(name).is_some()
     }
 
-    fn check_count(&self, def: &FieldType, field: &Field, first: Option<u32>) -> Result1<()> {
+    fn check_count(&self, def: &FieldType, field: &Field, first: Option<usize>) -> Result1<()> {
         if def.repeated() {
             return Ok(());
         }
         if let Some(first) = first {
-            let first = self.tree.fields[first as usize];
+            let first = self.tree.fields[first];
             let message = format!("`{}` is set twice", def.name);
             return Err(self
                 .error_at(field.name, message)
@@ -224,9 +261,9 @@ impl<'a> Binder<'a> {
         }
     }
 
-    fn check_required(&mut self, ty: &MessageType, found: &[Option<u32>], at: Option<&Field>) {
-        for (def, found) in ty.fields.iter().zip(found) {
-            if def.required() && found.is_none() {
+    fn check_required(&mut self, ty: &MessageType, firsts: usize, at: Option<&Field>) {
+        for (slot, def) in ty.fields.iter().enumerate() {
+            if def.required() && self.first[firsts + slot].is_none() {
                 let message = format!("{} needs `{}`", ty.short_name(), def.name);
                 self.report(|b| match at {
                     Some(field) => b.error_at(field.name, message),
@@ -275,6 +312,7 @@ impl<'a> Binder<'a> {
         }
         encode_key(def.number, WireType::LengthDelimited, &mut self.out);
         let start = self.out.len();
+        self.out.push(0);
         let (errors, notes) = (self.errors.len(), self.notes.len());
         let range = index + 1..field.end as usize;
         self.enclosing.push(ty);
@@ -297,14 +335,20 @@ impl<'a> Binder<'a> {
         let mut fields = self.tree.fields[range].iter();
         let is_name = |f: &&Field| f.name.of(self.text) == b"name" && f.kind == text::Kind::String;
         let field = fields.find(is_name)?;
-        Some(wire::to_utf8(text::unquote(field.token.of(self.text))))
+        Some(wire::to_utf8(&text::unquote(field.token.of(self.text))).into_owned())
     }
 
-    /// Puts the length of what was written since `start` before it.
+    /// Puts the length of what was written since `start` before it. Most lengths take the
+    /// one byte that is kept free for them there.
     fn insert_length(&mut self, start: usize) {
-        let mut length = Vec::with_capacity(10);
-        encode_varint((self.out.len() - start) as u64, &mut length);
-        self.out.splice(start..start, length);
+        let mut length = [0; 10];
+        let end = self.out.len();
+        let mut rest = &mut length[..];
+        encode_varint((end - start - 1) as u64, &mut rest);
+        let taken = 10 - rest.len();
+        self.out.extend_from_slice(&length[1..taken]);
+        self.out.copy_within(start + 1..end, start + taken);
+        self.out[start..start + taken].copy_from_slice(&length[..taken]);
     }
 
     fn scalar(&mut self, def: &FieldType, field: &Field) -> Result1<()> {
@@ -358,13 +402,16 @@ impl<'a> Binder<'a> {
             return Err(self.expected(def, field));
         }
         let bytes = text::unquote(field.token.of(self.text));
-        let bytes = match def.kind {
-            ValueType::String => wire::to_utf8(bytes).into_bytes(),
-            _ => bytes,
-        };
-        encode_varint(bytes.len() as u64, &mut self.out);
-        self.out.extend_from_slice(&bytes);
+        match def.kind {
+            ValueType::String => self.put(wire::to_utf8(&bytes).as_bytes()),
+            _ => self.put(&bytes),
+        }
         Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        encode_varint(bytes.len() as u64, &mut self.out);
+        self.out.extend_from_slice(bytes);
     }
 
     fn unsigned(&self, def: &FieldType, field: &Field, max: u64) -> Result1<u64> {

@@ -488,7 +488,7 @@ impl<'a> Reader<'a> {
             let name = names.from(name)?.until_zero()?;
             self.work(name.len(), c.at)?;
             links.push(Link {
-                name: wire::to_utf8(name.to_vec()),
+                name: wire::to_utf8(name).into_owned(),
                 target: if soft {
                     Target::Soft
                 } else {

@@ -15,6 +15,7 @@
 pub mod binary;
 mod bind;
 mod dialect;
+pub mod files;
 pub mod filter;
 pub mod forks;
 mod hdf5;
@@ -28,7 +29,7 @@ pub mod text;
 pub mod upgrade;
 pub mod wire;
 
-pub use bind::{Parsed, parse_text, read_text};
+pub use bind::{BoundText, Parsed, bind_text, parse_text, read_text};
 pub use dialect::Dialect;
 pub use print::{print_text, print_wire};
 pub use solver::SolverNet;
@@ -99,7 +100,7 @@ pub struct Net {
     /// weights as those of InnerProduct layers.
     pub flat: BTreeSet<usize>,
     /// By index of a layer, the array in the file that it names (the matrix of an
-    /// InfogainLoss), for whoever may read files to add.
+    /// InfogainLoss), where that is there.
     pub files: BTreeMap<usize, Vec<f32>>,
     /// Layers of the file that are not part of the net in this state.
     pub elsewhere: Vec<(LayerParameter, LayerSource)>,
@@ -117,12 +118,27 @@ pub enum Loaded {
 }
 
 /// Reads a net or a solver, text or binary; a net is upgraded and keeps the layers of
-/// `state`. `name` is the file's name for messages; text is added to `sources`. `kind`
-/// none: guessed.
+/// `state`. `name` is the file's, for messages and to look from for files that the net
+/// names ([`files::named`]); text is added to `sources`. `kind` none: guessed.
 ///
-/// Errors: `Invalid`. Source: BVLC/caffe `net.cpp`, `Net(param_file, phase, level,
+/// Errors: `Invalid`; those of reading a file that is named and there. Source: BVLC/caffe `net.cpp`, `Net(param_file, phase, level,
 /// stages)` and `Init` up to `FilterNet`.
 pub fn load(
+    name: &str,
+    bytes: Vec<u8>,
+    sources: &mut Sources,
+    state: &State,
+    kind: Option<FileKind>,
+) -> Result<Loaded> {
+    let mut loaded = load_alone(name, bytes, sources, state, kind)?;
+    if let Loaded::Net(net) = &mut loaded {
+        files::read_matrices(net, name.as_ref())?;
+    }
+    Ok(loaded)
+}
+
+/// As [`load`], without the files that the net names.
+fn load_alone(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,
@@ -244,31 +260,53 @@ fn outermost(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The file as canonical text format, before any upgrade, and what was lost on the
-/// way. `kind` none: guessed.
-pub fn canonical_text(
+/// A file as read, before any upgrade.
+#[derive(Debug)]
+pub struct Unchanged {
+    wire: Vec<u8>,
+    /// The message type, with package.
+    ty: &'static str,
+    /// What was lost on the way.
+    pub notes: Vec<Diagnostic>,
+}
+
+impl Unchanged {
+    /// As canonical text format.
+    pub fn text(&self) -> String {
+        print_wire(&self.wire, self.ty)
+    }
+}
+
+/// Reads a net or a solver, text or binary, and holds its fields against the schema, but
+/// no layer against what is known of its type. `kind` none: guessed.
+///
+/// Errors: `Invalid`.
+pub fn read_unchanged(
     name: &str,
     bytes: Vec<u8>,
     sources: &mut Sources,
     kind: Option<FileKind>,
     reading: Reading,
-) -> Result<(String, Vec<Diagnostic>)> {
+) -> Result<Unchanged> {
     if let Some((net, notes)) = read_binary(name, &bytes, reading)? {
-        return Ok((print_text(&net, NET), notes));
+        let wire = net.encode_to_vec();
+        return Ok(Unchanged {
+            wire,
+            ty: NET,
+            notes,
+        });
     }
     let file = sources.add(name, bytes);
-    Ok(
-        match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
-            FileKind::Net => {
-                let parsed = read_text::<NetParameter>(sources, file, NET, reading)?;
-                (print_wire(&parsed.wire, NET), parsed.notes)
-            }
-            FileKind::Solver => {
-                let parsed = read_text::<SolverParameter>(sources, file, SOLVER, reading)?;
-                (print_wire(&parsed.wire, SOLVER), parsed.notes)
-            }
-        },
-    )
+    let ty = match kind.unwrap_or_else(|| file_kind(sources.text(file))) {
+        FileKind::Net => NET,
+        FileKind::Solver => SOLVER,
+    };
+    let bound = bind_text(sources, file, ty, reading)?;
+    Ok(Unchanged {
+        wire: bound.wire,
+        ty,
+        notes: bound.notes,
+    })
 }
 
 /// The file in the current format, as text without blobs, and what was lost on the way:

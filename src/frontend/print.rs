@@ -129,34 +129,41 @@ fn quoted(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bind::{Parsed, parse_text};
+    use super::super::Reading;
+    use super::super::bind::bind_text;
     use super::super::proto::NetParameter;
     use super::*;
     use crate::diag::Sources;
+    use prost::Message as _;
 
     const NET: &str = "caffe.NetParameter";
 
-    fn net(text: &str) -> Parsed<NetParameter> {
+    fn net(text: &str) -> Vec<u8> {
         let mut sources = Sources::default();
         let file = sources.add("net", text.into());
-        parse_text(&sources, file, NET).unwrap()
+        let bound = bind_text(&sources, file, NET, Reading::default());
+        bound.unwrap().wire
+    }
+
+    fn printed(wire: &[u8]) -> String {
+        print_text(&NetParameter::decode(wire).unwrap(), NET)
     }
 
     #[test]
     fn printing_is_canonical() {
         let text = "layer { loss_weight: [1e-7, .1, 123456.789, 1e10, -0., nan] name: \"it's\\001é\" } name: 'n'";
-        let printed = print_text(&net(text).message, NET);
+        let printed = printed(&net(text));
         assert_eq!(
             printed,
             "name: \"n\"\nlayer {\n  name: \"it\\'s\\001\\303\\251\"\n  loss_weight: 1e-07\n  loss_weight: 0.1\n  \
              loss_weight: 123456.789\n  loss_weight: 1e+10\n  loss_weight: -0\n  loss_weight: nan\n}\n"
         );
-        assert_eq!(print_wire(&net(&printed).wire, NET), printed);
+        assert_eq!(print_wire(&net(&printed), NET), printed);
     }
 
     #[test]
     fn bytes_that_are_no_text_survive() {
-        let parsed = net("name: '\\377a\\303'");
-        assert_eq!(print_text(&parsed.message, NET), "name: \"\\377a\\303\"\n");
+        let wire = net("name: '\\377a\\303'");
+        assert_eq!(printed(&wire), "name: \"\\377a\\303\"\n");
     }
 }

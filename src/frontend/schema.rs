@@ -16,7 +16,8 @@ pub struct MessageType {
     pub name: &'static str,
     /// In the order of their numbers.
     pub fields: &'static [FieldType],
-    /// Indices of the fields in the order of their names.
+    /// Indices of the fields in the order of their names' lengths, and of the names among
+    /// those of one length: most comparisons are then of numbers.
     by_name: &'static [usize],
 }
 
@@ -116,13 +117,19 @@ impl Schema {
 
 impl MessageType {
     pub fn field(&self, name: &str) -> Option<&FieldType> {
-        self.slot(name).map(|i| &self.fields[i])
+        self.slot(name.as_bytes()).map(|i| &self.fields[i])
     }
 
     /// Index in `fields` of the field called `name`.
-    pub fn slot(&self, name: &str) -> Option<usize> {
-        let of = |&slot: &usize| self.fields[slot].name;
-        let found = self.by_name.binary_search_by_key(&name, of).ok()?;
+    pub fn slot(&self, name: &[u8]) -> Option<usize> {
+        let of = |&slot: &usize| self.fields[slot].name.as_bytes();
+        let order = |slot: &usize| {
+            of(slot)
+                .len()
+                .cmp(&name.len())
+                .then_with(|| of(slot).cmp(name))
+        };
+        let found = self.by_name.binary_search_by(order).ok()?;
         Some(self.by_name[found])
     }
 

@@ -10,6 +10,7 @@
 //! Start reading at [`parse`]. The rules are those of protobuf 3.21's
 //! `TextFormat::Parser` and `io::Tokenizer`.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 
 use nom::branch::alt;
@@ -669,14 +670,19 @@ fn decimal(input: &[u8]) -> Parse<'_, Kind> {
 // ---------------------------------------------------------------- values of strings
 
 /// The bytes that the strings in `token` (a [`Kind::String`]) stand for.
-pub fn unquote(token: &[u8]) -> Vec<u8> {
+pub fn unquote(token: &[u8]) -> Cow<'_, [u8]> {
+    if let [quote, body @ .., _] = token
+        && !body.iter().any(|b| b == quote || *b == b'\\')
+    {
+        return Cow::Borrowed(body);
+    }
     let mut out = Vec::with_capacity(token.len());
     let mut rest = token;
     while let Some((&quote, body)) = rest.split_first() {
         rest = unquote_one(quote, body, &mut out);
         rest = blank(rest).map_or(&[], |(rest, ())| rest);
     }
-    out
+    Cow::Owned(out)
 }
 
 /// Appends one string's bytes and returns what follows its closing quote.
@@ -837,6 +843,6 @@ mod tests {
             "a\nAJ1€\"".as_bytes()
         );
         assert_eq!(unquote(br#""\ud83d\ude00\0""#), "😀\0".as_bytes());
-        assert_eq!(unquote(br#""\U00110000""#), br"\U00110000");
+        assert_eq!(unquote(br#""\U00110000""#), &br"\U00110000"[..]);
     }
 }

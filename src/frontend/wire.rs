@@ -203,16 +203,17 @@ const ODD_BYTE: u32 = 0x10_f800;
 /// Bytes as a string, where Caffe accepts any bytes: each byte that is not UTF-8
 /// becomes a private-use character of its own, so that different names stay
 /// different. [`from_utf8`] takes it back.
-pub fn to_utf8(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|e| {
-        let mut out = String::new();
-        for chunk in e.as_bytes().utf8_chunks() {
-            out += chunk.valid();
-            let odd = |b: &u8| char::from_u32(ODD_BYTE + u32::from(*b));
-            out.extend(chunk.invalid().iter().filter_map(odd));
-        }
-        out
-    })
+pub fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.into();
+    }
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        out += chunk.valid();
+        let odd = |b: &u8| char::from_u32(ODD_BYTE + u32::from(*b));
+        out.extend(chunk.invalid().iter().filter_map(odd));
+    }
+    out.into()
 }
 
 /// The bytes that [`to_utf8`] was given, from its string's bytes.
@@ -283,10 +284,10 @@ mod tests {
 
     #[test]
     fn odd_strings_keep_their_bytes() {
-        let odd = b"a\xff\xc3\xa9\x80".to_vec();
-        let text = to_utf8(odd.clone());
+        let odd = b"a\xff\xc3\xa9\x80";
+        let text = to_utf8(odd);
         assert_eq!(text.chars().count(), 4);
-        assert_eq!(from_utf8(text.as_bytes()), odd);
-        assert_ne!(text, to_utf8(b"a\xfe\xc3\xa9\x80".to_vec()));
+        assert_eq!(*from_utf8(text.as_bytes()), *odd);
+        assert_ne!(text, to_utf8(b"a\xfe\xc3\xa9\x80"));
     }
 }

@@ -15,7 +15,6 @@ use crate::diag::{Diagnostic, Errors, Kind, Result, did_you_mean};
 use crate::frontend::proto::FillerParameter;
 use crate::frontend::{Dialect, Net};
 use crate::layers::reshape::Reshape;
-use crate::layers::scale_route::ScaleRoute;
 use crate::layers::{Cx, Feed, Op, Registry, python};
 use crate::weights::{self, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -90,7 +89,7 @@ pub fn build(net: &Net, options: &Options) -> Built {
         storage: Vec::new(),
         sharing: Sharing::default(),
         sums: BTreeMap::new(),
-        routes: BTreeMap::new(),
+        selected: BTreeMap::new(),
         incomplete: Vec::new(),
         notes,
         errors: Vec::new(),
@@ -128,8 +127,11 @@ struct Builder<'a> {
     sharing: Sharing,
     /// Of each sum of counts and a number the blob that has it.
     sums: BTreeMap<(Vec<BlobId>, usize), BlobId>,
-    /// Of the counts of routed regions: by which layer, and the regions.
-    routes: BTreeMap<BlobId, (ScaleRoute, BlobId)>,
+    /// Of the counts of selected elements: the range ([`Layer::selects`]), and of which
+    /// blob they are.
+    ///
+    /// [`Layer::selects`]: crate::layers::Layer::selects
+    selected: BTreeMap<BlobId, ([f32; 2], BlobId)>,
     incomplete: Vec<Incomplete>,
     notes: Vec<Diagnostic>,
     errors: Vec<Diagnostic>,
@@ -199,12 +201,9 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|&b| self.graph.shape(b).clone())
             .collect();
-        if let Op::Concat(concat) = &mut op {
-            let counts: Vec<_> = bottoms.iter().map(|&b| self.graph[b].count).collect();
-            let axes: Vec<_> = counts.iter().map(|count| count.map(|c| c.axis)).collect();
-            let most = self.most_routed(&counts).unwrap_or(usize::MAX);
-            concat.find_counted(&axes, &shapes, most);
-        }
+        let counts: Vec<_> = bottoms.iter().map(|&b| self.graph[b].count).collect();
+        let axes: Vec<_> = counts.iter().map(|count| count.map(|c| c.axis)).collect();
+        let joins = op.join(&axes, &shapes, self.most_selected(&counts));
         let located = |e: Errors| e.map(|d| d.at(layer.span()).layer(layer.name()));
         let tops = op.infer(&shapes, cx).map_err(located)?;
         check_tops_shapes(layer, &shapes, &tops)?;
@@ -226,10 +225,10 @@ impl<'a> Builder<'a> {
                 .graph
                 .add_blob(&format!("{name}_count"), Shape::new([1])?);
             let mut blob = count;
-            if let Op::ScaleRoute(route) = &op {
-                self.routes.insert(count, (route.clone(), bottoms[0]));
+            if let Some(range) = op.selects() {
+                self.selected.insert(count, (range, bottoms[0]));
             }
-            if let Op::Concat(_) = op {
+            if joins {
                 // Blobs joined of parts with the same counts have as many elements.
                 let fixed = bottoms.iter().filter(|&&b| self.graph[b].count.is_none());
                 let fixed = fixed.map(|&b| self.graph.shape(b)[axis]).sum();
@@ -256,21 +255,20 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// The most regions that routes of the same ones have together, if they are apart: no
-    /// more than there are, and one of each route that finds none.
-    fn most_routed(&self, counts: &[Option<Count>]) -> Option<usize> {
-        let route = |count: &Option<Count>| self.routes.get(&count.as_ref()?.blob);
-        let routes: Vec<_> = counts.iter().map(route).collect::<Option<_>>()?;
-        let (_, regions) = routes.first()?;
-        for (i, (one, of)) in routes.iter().enumerate() {
-            let apart = routes[..i]
-                .iter()
-                .all(|(other, _)| one.is_apart_from(other));
-            if !apart || of != regions {
+    /// The most elements that there are together, if all are selected from one blob, by
+    /// ranges that are apart: no more than it has, and one of each range that has none.
+    fn most_selected(&self, counts: &[Option<Count>]) -> Option<usize> {
+        let selected = |count: &Option<Count>| self.selected.get(&count.as_ref()?.blob);
+        let selected: Vec<_> = counts.iter().map(selected).collect::<Option<_>>()?;
+        let (_, all) = selected.first()?;
+        for (i, ([low, high], of)) in selected.iter().enumerate() {
+            let mut others = selected[..i].iter();
+            let apart = others.all(|(other, _)| *high <= other[0] || other[1] <= *low);
+            if !apart || of != all {
                 return None;
             }
         }
-        Some(self.graph.shape(*regions)[0].saturating_add(routes.len()))
+        Some(self.graph.shape(*all)[0].saturating_add(selected.len()))
     }
 
     /// Counts of the tops that follow from those of the bottoms, and the counts that the

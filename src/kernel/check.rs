@@ -95,6 +95,23 @@ impl Checked {
         self.buffers.iter().zip(self.live.iter().copied())
     }
 
+    /// Elements of the arena that steps need at the same time, at the step that needs most:
+    /// no plan can do with less.
+    pub fn most_live(&self) -> usize {
+        let mut changes = vec![0isize; self.steps.len() + 1];
+        for (buffer, live) in self.buffers_with_life() {
+            if let (Place::Arena(_) | Place::Kept(_), Some(live)) = (buffer.place, live) {
+                changes[live.first] += buffer.len as isize;
+                changes[live.last + 1] -= buffer.len as isize;
+            }
+        }
+        let sums = changes.iter().scan(0, |sum, change| {
+            *sum += change;
+            Some(*sum as usize)
+        });
+        sums.max().unwrap_or(0)
+    }
+
     /// Number of variables, i.e. one more than the largest.
     pub fn var_count(&self) -> usize {
         self.vars

@@ -24,23 +24,6 @@ pub struct Concat {
     most: usize,
 }
 
-impl Concat {
-    /// Tells along which axes the bottoms have data-dependent extents, and the most elements
-    /// that they have together. Along others than its own the layer carries them, unless
-    /// some are along its own.
-    pub fn find_counted(&mut self, axes: &[Option<usize>], bottoms: &[Shape], most: usize) {
-        let own = bottoms[0].axis(self.axis);
-        let some = axes.iter().flatten().next().is_some();
-        if let (false, true, Ok(own)) = (self.single, some, own)
-            && axes.iter().flatten().all(|&axis| axis == own)
-        {
-            self.axis = own as i32;
-            self.counted = axes.iter().map(Option::is_some).collect();
-            self.most = most;
-        }
-    }
-}
-
 impl Layer for Concat {
     fn from_param(param: &LayerParameter, cx: &Cx) -> Result<Self> {
         cx.counts(1.., 1..=1)?;
@@ -81,6 +64,21 @@ impl Layer for Concat {
     /// Along all axes but its own.
     fn carries(&self, _: usize, axis: usize, bottoms: &[Shape], _: &Shape) -> Option<usize> {
         (axis != axis_of(self.axis, &bottoms[0])).then_some(axis)
+    }
+
+    /// Along others than its own axis it carries the extents, unless some are along its own.
+    fn join(&mut self, axes: &[Option<usize>], bottoms: &[Shape], most: Option<usize>) -> bool {
+        let Ok(own) = bottoms[0].axis(self.axis) else {
+            return false;
+        };
+        let mut known = axes.iter().flatten().peekable();
+        let joins = !self.single && known.peek().is_some() && known.all(|&axis| axis == own);
+        if joins {
+            self.axis = own as i32;
+            self.counted = axes.iter().map(Option::is_some).collect();
+            self.most = most.unwrap_or(usize::MAX);
+        }
+        joins
     }
 
     fn counted(&self) -> Option<usize> {
@@ -224,17 +222,18 @@ mod tests {
     #[test]
     fn what_counts_follows() {
         let shapes = [[2, 2], [2, 1], [2, 3]].map(|dims| Shape::new(dims).unwrap());
-        let joined = |axis: i32, counted: [Option<usize>; 3], most: usize| {
+        let joined = |axis: i32, counted: [Option<usize>; 3], most: Option<usize>| {
             let mut concat = Concat {
                 axis,
                 single: false,
                 counted: Vec::new(),
                 most: usize::MAX,
             };
-            concat.find_counted(&counted, &shapes, most);
+            let joins = concat.join(&counted, &shapes, most);
+            assert_eq!(joins, concat.counted().is_some());
             concat
         };
-        let concat = joined(1, [Some(1), None, Some(1)], usize::MAX);
+        let concat = joined(1, [Some(1), None, Some(1)], None);
         assert_eq!(concat.counted(), Some(1));
         let data = [
             vec![1., 0., 4., 0.],
@@ -258,13 +257,13 @@ mod tests {
         );
         assert_eq!(tops[1].data, [3.]);
         // They have three places together at most.
-        let concat = joined(1, [Some(1), None, Some(1)], 3);
+        let concat = joined(1, [Some(1), None, Some(1)], Some(3));
         let mut tops =
             [[2, 3].to_vec(), vec![1]].map(|dims| Tensor::zeros(Shape::new(dims).unwrap()));
         concat.reference(&bottoms, &[], &mut tops);
         assert_eq!(tops[0].data, [1., 2., 3., 4., 5., 6.]);
         for counted in [[Some(0); 3], [Some(0), None, Some(1)], [None; 3]] {
-            assert_eq!(joined(1, counted, usize::MAX).counted(), None);
+            assert_eq!(joined(1, counted, None).counted(), None);
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::leaf::routine::Call;
 use crate::lower::{self, Builder, Halo};
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 mod boxes;
 mod broadcast;
@@ -335,6 +336,21 @@ pub trait Layer: Debug + Send + Sync {
         None
     }
 
+    /// Of a counted layer that hands on some elements along axis 0 of bottom 0: which, as a
+    /// range from a number to below another. Layers whose ranges are apart hand on no
+    /// element twice, but where a range has none, one of another.
+    fn selects(&self) -> Option<[f32; 2]> {
+        None
+    }
+
+    /// Tells the layer, before `infer`, along which axes its bottoms have data-dependent
+    /// extents, and the most elements that they have together, if that is known to be less
+    /// than what each can have. Whether it joins them: its count is then the sum of theirs
+    /// and of the extents of its other bottoms.
+    fn join(&mut self, _axes: &[Option<usize>], _bottoms: &[Shape], _most: Option<usize>) -> bool {
+        false
+    }
+
     /// Whether the layer gets the counts of bottoms with data-dependent extents, after
     /// its bottoms, in their order.
     fn takes_counts(&self) -> bool {
@@ -596,6 +612,31 @@ macro_rules! layers {
                     $(Op::$layer(layer) => layer.counted(),)*
                     Op::Custom(custom) => custom.layer.counted(),
                     Op::Pointwise(_) => None,
+                }
+            }
+
+            /// See [`Layer::selects`].
+            pub fn selects(&self) -> Option<[f32; 2]> {
+                match self {
+                    $(Op::$layer(layer) => layer.selects(),)*
+                    Op::Custom(custom) => custom.layer.selects(),
+                    Op::Pointwise(_) => None,
+                }
+            }
+
+            /// See [`Layer::join`].
+            pub fn join(
+                &mut self,
+                axes: &[Option<usize>],
+                bottoms: &[Shape],
+                most: Option<usize>,
+            ) -> bool {
+                match self {
+                    $(Op::$layer(layer) => layer.join(axes, bottoms, most),)*
+                    // While the graph is built nobody shares it.
+                    Op::Custom(custom) => Arc::get_mut(&mut custom.layer)
+                        .is_some_and(|layer| layer.join(axes, bottoms, most)),
+                    Op::Pointwise(_) => false,
                 }
             }
 

@@ -22,13 +22,6 @@ pub struct ScaleRoute {
     blobs: usize,
 }
 
-impl ScaleRoute {
-    /// Whether no region counts for both.
-    pub fn is_apart_from(&self, other: &ScaleRoute) -> bool {
-        self.high <= other.low || other.high <= self.low
-    }
-}
-
 impl Layer for ScaleRoute {
     fn claims() -> &'static [&'static str] {
         &["scale_route_param"]
@@ -83,6 +76,10 @@ impl Layer for ScaleRoute {
 
     fn counted(&self) -> Option<usize> {
         Some(0)
+    }
+
+    fn selects(&self) -> Option<[f32; 2]> {
+        Some([self.low, self.high])
     }
 
     fn takes_counts(&self) -> bool {

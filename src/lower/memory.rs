@@ -1,54 +1,114 @@
 //! The memory plan: a place in the arena for every buffer, shared by buffers that
 //! are never live at the same time.
 //!
-//! Live means from the first step that uses a buffer to the last one. Largest first,
-//! each buffer takes the lowest gap among those that live with it; the kernel checker
-//! proves the result.
+//! Live means from the first step that uses a buffer to the last one. One after another,
+//! buffers take the lowest gap among those that live with them. Which order packs them
+//! closest depends on the net: the largest first leaves gaps where sizes change slowly
+//! from layer to layer, which the order of steps, or its reverse, may fill. The kernel
+//! checker proves the result.
 
 use crate::diag::{Diagnostic, Result};
 use crate::kernel::{Addr, Place, Program};
 use crate::leaf::BLOCK;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Sets the offset of every arena buffer, and the arena's length.
 ///
 /// Errors: `Unsupported` when the plan needs more than half a terabyte.
 pub fn plan(program: &mut Program) -> Result<()> {
-    let live = live_ranges(program);
-    let mut order: Vec<usize> = (0..program.buffers.len())
-        .filter(|&i| matches!(program.buffers[i].place, Place::Arena(_)) && live[i].is_some())
-        .collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(program.buffers[i].len));
-    let mut placed = Timeline::new(program.steps.len());
     for buffer in &mut program.buffers {
         if let Place::Kept(at) = &mut buffer.place {
             *at = program.arena_len;
             program.arena_len += buffer.len.next_multiple_of(BLOCK);
         }
     }
-    if program.arena_len > 0 {
-        let whole = (0, program.steps.len() - 1);
-        placed.add(whole, (0, program.arena_len));
+    let lives = live_ranges(program);
+    let mut items = Vec::new();
+    for (index, (buffer, live)) in program.buffers.iter_mut().zip(&lives).enumerate() {
+        match (buffer.place, live) {
+            (Place::Arena(_), Some(life)) => items.push(Item {
+                buffer: index,
+                len: buffer.len.next_multiple_of(BLOCK),
+                life: *life,
+            }),
+            (Place::Arena(_), None) => (buffer.place, buffer.len) = (Place::Arena(0), 0),
+            _ => {}
+        }
     }
-    for i in order {
-        let Some(life) = live[i] else { continue };
-        let len = program.buffers[i].len.next_multiple_of(BLOCK);
-        let start = lowest_gap(&placed.during(life), len);
-        program.buffers[i].place = Place::Arena(start);
-        program.arena_len = program.arena_len.max(start + len);
-        placed.add(life, (start, start + len));
+    let (kept, steps) = (program.arena_len, program.steps.len());
+    let layouts = [Order::Largest, Order::First, Order::Last].map(|order| {
+        items.sort_by_key(|item| order.key(item));
+        Layout::new(kept, steps, &items)
+    });
+    let best = layouts.into_iter().min_by_key(|layout| layout.len);
+    let best = best.expect("there are orders");
+    for (buffer, start) in best.starts {
+        program.buffers[buffer].place = Place::Arena(start);
     }
+    program.arena_len = best.len;
     if program.arena_len > 1 << 37 {
         let gib = program.arena_len >> 28;
         let message = format!("the net's activations need {gib} GiB");
         return Err(Diagnostic::unsupported(message).into());
     }
-    for (buffer, live) in program.buffers.iter_mut().zip(&live) {
-        if live.is_none() && matches!(buffer.place, Place::Arena(_)) {
-            (buffer.place, buffer.len) = (Place::Arena(0), 0);
-        }
-    }
     Ok(())
+}
+
+/// A buffer that needs a place.
+struct Item {
+    buffer: usize,
+    len: usize,
+    life: Life,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy)]
+enum Order {
+    Largest,
+    /// The first to begin its life.
+    First,
+    /// The last to end it.
+    Last,
+}
+
+impl Order {
+    fn key(self, item: &Item) -> Reverse<(usize, usize)> {
+        let (first, last) = item.life;
+        Reverse(match self {
+            Order::Largest => (item.len, 0),
+            Order::First => (usize::MAX - first, item.len),
+            Order::Last => (last, item.len),
+        })
+    }
+}
+
+/// A place for every buffer.
+struct Layout {
+    /// Buffer and first element.
+    starts: Vec<(usize, usize)>,
+    len: usize,
+}
+
+impl Layout {
+    /// Places the items in their order, above `kept` elements that are always taken.
+    fn new(kept: usize, steps: usize, items: &[Item]) -> Layout {
+        let mut placed = Timeline::new(steps);
+        if kept > 0 {
+            placed.add((0, steps - 1), (0, kept));
+        }
+        let mut layout = Layout {
+            starts: Vec::new(),
+            len: kept,
+        };
+        for item in items {
+            let start = lowest_gap(&placed.during(item.life), item.len);
+            layout.starts.push((item.buffer, start));
+            layout.len = layout.len.max(start + item.len);
+            placed.add(item.life, (start, start + item.len));
+        }
+        layout
+    }
 }
 
 /// Where `len` elements fit first between the `taken` places, which are in order.
@@ -149,6 +209,31 @@ mod tests {
         assert_eq!(lowest_gap(&taken, 32), 32);
         assert_eq!(lowest_gap(&taken, 48), 80);
         assert_eq!(lowest_gap(&taken[1..], 16), 0);
+    }
+
+    /// Of a chain, each blob lives with the one before it and the one after it.
+    #[test]
+    fn one_order_finds_what_another_does_not() {
+        let chain = |sizes: &[usize]| -> Vec<Item> {
+            let item = |(i, &len): (usize, &usize)| Item {
+                buffer: i,
+                len,
+                life: (i, i + 1),
+            };
+            sizes.iter().enumerate().map(item).collect()
+        };
+        let len = |mut items: Vec<Item>, order: Order| {
+            items.sort_by_key(|item| order.key(item));
+            Layout::new(0, items.len() + 1, &items).len
+        };
+        // Placed together at 0, the outer ones leave the inner ones no room.
+        let sizes = [32, 30, 30, 32];
+        assert_eq!(len(chain(&sizes), Order::Largest), 92);
+        assert_eq!(len(chain(&sizes), Order::First), 62);
+        assert_eq!(len(chain(&sizes), Order::Last), 62);
+        let growing = [16, 64, 80];
+        assert_eq!(len(chain(&growing), Order::Largest), 144);
+        assert_eq!(len(chain(&growing), Order::First), 160);
     }
 
     /// All lives over seven steps, against a look at each of them.

@@ -131,6 +131,18 @@ impl TilePack {
             return self.fill_points(block, n, &lanes, weight, out);
         }
         let mut runs = out.chunks_exact_mut(BLOCK);
+        if let Some(bases) = self.bases(block, &lanes, start) {
+            let s = &self.strides;
+            self.taps(block, |i, y, x| {
+                let run = runs.next().expect("as many runs as taps");
+                let tap = y as isize * s.row + x as isize * s.column;
+                let at = (i * s.input) as isize + tap;
+                for ((value, base), lane) in run.iter_mut().zip(bases).zip(&lanes) {
+                    *value = lane.scaled(weights[(base + at) as usize]);
+                }
+            });
+            return;
+        }
         self.taps(block, |i, y, x| {
             let run = runs.next().expect("as many runs as taps");
             for (value, lane) in run.iter_mut().zip(&lanes) {
@@ -139,6 +151,25 @@ impl TilePack {
                 }
             }
         });
+    }
+
+    /// Where the weights of each lane's first input begin, after element `start` of the
+    /// parameter, if all lanes are there and have all inputs of the block: the common case,
+    /// without questions for each weight.
+    fn bases(&self, block: &BlockPack, lanes: &[Lane], start: usize) -> Option<[isize; BLOCK]> {
+        let inputs = |lane: &Lane| {
+            let first = block.first_input.checked_sub(lane.first_input)?;
+            (first + block.inputs <= self.inputs_per_group).then_some(first)
+        };
+        let mut bases = [0; BLOCK];
+        if lanes.len() < BLOCK || self.order == SegmentOrder::Depthwise {
+            return None;
+        }
+        for (base, lane) in bases.iter_mut().zip(lanes) {
+            let first = (inputs(lane)? * self.strides.input) as isize;
+            *base = lane.base + first - start as isize;
+        }
+        Some(bases)
     }
 
     /// The values of kernels at Winograd's points, `[point][input][16]`, rounded once.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::arena::Block;
+use super::block;
 use super::pool::{Pool, divide};
 use crate::backend::jit::{self, Compiled};
 use crate::diag::{Diagnostic, Errors, Result};
@@ -71,7 +72,7 @@ impl Executable {
     pub fn context(&self, threads: usize) -> Result<Context> {
         let pool = Pool::new(threads.max(1));
         let threads = pool.threads();
-        let scratch = (0..threads).map(|_| Block::zeroed(self.program.scratch_len));
+        let scratch = (0..threads).map(|_| block(self.program.scratch_len));
         let splits = self.program.steps.iter().map(|step| {
             let regions: Vec<_> = step
                 .regions
@@ -82,7 +83,7 @@ impl Executable {
         });
         Ok(Context {
             executable: self.id,
-            arena: Block::zeroed(self.program.arena_len)?,
+            arena: block(self.program.arena_len)?,
             scratch: scratch.collect::<Result<_>>()?,
             splits: splits.collect(),
             bases: vec![Bases(Vec::new()); threads],

@@ -8,3 +8,12 @@ pub mod peak;
 pub mod picture;
 pub mod pool;
 pub mod tensor_file;
+
+use crate::diag::{Diagnostic, Kind, Result};
+use arena::Block;
+
+/// A block of `len` zeros. Errors: `Io` if the system refuses the memory.
+pub fn block(len: usize) -> Result<Block> {
+    let refused = || Diagnostic::new(Kind::Io, format!("cannot get memory for {len} numbers"));
+    Ok(Block::zeroed(len).ok_or_else(refused)?)
+}

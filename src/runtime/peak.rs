@@ -1,7 +1,7 @@
 //! What the machine can do at the moment, which measured times are held against: its
 //! multiply-add peak and the rate at which it reads memory.
 
-use super::arena::Block;
+use super::block;
 use crate::diag::Result;
 use crate::leaf::Isa;
 use std::hint::black_box;
@@ -29,7 +29,7 @@ pub fn read_rate(bytes: usize, threads: usize) -> Result<f64> {
     let threads = threads.max(1);
     let part = (bytes / size_of::<f32>() / threads).max(1);
     let part = part.next_multiple_of(SUMS * LANES);
-    let mut block = Block::zeroed(part * threads)?;
+    let mut block = block(part * threads)?;
     // Pages that nobody wrote would all be one page of zeros.
     block.fill(1.0);
     Ok(best_of_rounds(threads, |thread| {

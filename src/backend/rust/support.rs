@@ -1,18 +1,18 @@
-//! What emitted source needs beside the leaves and the pool: aligned memory, the
-//! weights file, the choice of an instruction set, and running the steps.
+//! What emitted source needs beside the leaves, memory and the pool: the weights file,
+//! the choice of an instruction set, and running the steps.
 //!
 //! This file is compiled into caffec and pasted into the Rust source that it emits:
-//! it names nothing but `std` and the pool, and is free of warnings in every edition.
+//! it names nothing but `std`, the arena and the pool, and is free of warnings in every
+//! edition.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::slice;
 
+use super::arena::Block;
 use super::pool::{Pool, divide};
 
 /// All that is known of a compiled net without its weights.
@@ -240,66 +240,18 @@ impl From<io::Error> for Error {
     }
 }
 
+/// # Panics
+/// If the system refuses the memory.
+fn zeroed(len: usize) -> Block {
+    match Block::zeroed(len) {
+        Some(block) => block,
+        None => panic!("no memory for {} numbers", len),
+    }
+}
+
 /// A value at an address that is a multiple of 64.
 #[repr(C, align(64))]
 pub struct Aligned<T: ?Sized>(pub T);
-
-/// f32 values on the heap, the first at an address that is a multiple of 64.
-pub struct Block {
-    start: NonNull<f32>,
-    len: usize,
-}
-
-// SAFETY: a block owns its values as a `Vec` does.
-unsafe impl Send for Block {}
-unsafe impl Sync for Block {}
-
-impl Block {
-    /// `len` zeros.
-    pub fn zeroed(len: usize) -> Block {
-        let layout = Block::layout(len);
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start as *mut f32) {
-            Some(start) => Block { start, len },
-            None => handle_alloc_error(layout),
-        }
-    }
-
-    fn layout(len: usize) -> Layout {
-        let bytes = len.checked_mul(4).map(|bytes| bytes.max(64));
-        match bytes.map(|bytes| Layout::from_size_align(bytes, 64)) {
-            Some(Ok(layout)) => layout,
-            _ => panic!("block of {} elements", len),
-        }
-    }
-
-    /// The first element. Other threads may use it to reach disjoint elements.
-    pub fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.start.as_ptr()
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: all bytes are initialised, and all patterns of them are f32 values.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr() as *mut u8, self.len * 4) }
-    }
-}
-
-impl Deref for Block {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        // SAFETY: the allocation has `len` elements and lives as long as `self`.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `zeroed`.
-        unsafe { dealloc(self.start.as_ptr() as *mut u8, Block::layout(self.len)) }
-    }
-}
 
 /// Version of the weights file's format.
 const VERSION: u32 = 1;
@@ -412,7 +364,7 @@ impl Net {
             .read_to_end(&mut header)?;
         let expected = check_header(model, &header)?;
         check_len(model, len)?;
-        let mut block = Block::zeroed(model.weights_len);
+        let mut block = zeroed(model.weights_len);
         file.read_exact(block.bytes_mut())?;
         if cfg!(target_endian = "big") {
             for value in block.bytes_mut().chunks_exact_mut(4) {
@@ -457,9 +409,9 @@ impl Net {
         let divided = |step: &Step| divide(step.regions, pool.threads());
         Context {
             plan: self.plan,
-            arena: Block::zeroed(self.plan.arena_len),
+            arena: zeroed(self.plan.arena_len),
             scratch: (0..pool.threads())
-                .map(|_| Block::zeroed(self.plan.scratch_len))
+                .map(|_| zeroed(self.plan.scratch_len))
                 .collect(),
             ranges: self.plan.steps.iter().map(divided).collect(),
             pool,
@@ -621,15 +573,6 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn blocks_are_aligned_and_zero() {
-        for len in [0, 1, 17, 5000] {
-            let mut block = Block::zeroed(len);
-            assert_eq!(block.as_mut_ptr() as usize % 64, 0);
-            assert_eq!(&block[..], vec![0.0; len]);
-        }
-    }
 
     #[test]
     fn checksums_tell_values_order_and_length() {

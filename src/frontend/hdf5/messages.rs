@@ -54,7 +54,7 @@ pub(super) fn link(m: &mut Cursor) -> Got<Link> {
     let length = m.uint(1 << (flags & 3))?;
     let name = m.block(length)?;
     Ok(Link {
-        name: wire::to_utf8(name.rest().to_vec()),
+        name: wire::to_utf8(name.rest()).into_owned(),
         target: match hard {
             true => Target::Object(m.address()?),
             false => Target::Soft,

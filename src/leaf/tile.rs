@@ -14,9 +14,9 @@ use std::arch::x86_64::{
     _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_storeu_ps,
     _mm256_sub_epi32, _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_fixupimm_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
@@ -36,14 +36,6 @@ pub trait Block: Copy {
     unsafe fn max_zero(self) -> Self;
     // 0 < self ? 0 : self.
     unsafe fn min_zero(self) -> Self;
-    // The larger of self and 0 plus 0 · the smaller, as Caffe's ReLU: -inf gives NaN.
-    #[inline(always)]
-    unsafe fn relu(self) -> Self {
-        unsafe {
-            let none = Self::splat(0.0);
-            self.max_zero().add_product(none, self.min_zero())
-        }
-    }
     // The number whose bits are `bits`, less a quarter of this one's bits.
     unsafe fn quarter_bits_from(self, bits: u32) -> Self;
     // Whether all are at least `low` and at most `high`.
@@ -95,15 +87,6 @@ impl Block for Avx512 {
     #[inline(always)]
     unsafe fn min_zero(self) -> Self {
         unsafe { Avx512(_mm512_min_ps(_mm512_setzero_ps(), self.0)) }
-    }
-    #[inline(always)]
-    unsafe fn relu(self) -> Self {
-        // What becomes of a quiet NaN, a signalling one, 0, 1, -inf, inf, negative and
-        // positive numbers, from the lowest digit on: 1 is as it is, 2 made quiet, 3 NaN, 8 zero.
-        unsafe {
-            let table = _mm512_set1_epi32(0x1813_1121);
-            Avx512(_mm512_fixupimm_ps::<0>(self.0, self.0, table))
-        }
     }
     #[inline(always)]
     unsafe fn quarter_bits_from(self, bits: u32) -> Self {
@@ -335,11 +318,7 @@ impl Epilogue {
                     }
                 }
             }
-            if self.act == 1 && self.slope.to_bits() == 0 {
-                for sum in acc.iter_mut().flatten() {
-                    *sum = sum.relu();
-                }
-            } else if self.act != 0 {
+            if self.act != 0 {
                 for j in 0..NB {
                     let slope = if self.act == 1 {
                         B::splat(self.slope)

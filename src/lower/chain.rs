@@ -3,8 +3,8 @@
 //!
 //! Intermediates live in the thread's scratch as `[channel block][pixel][16]`. What it
 //! saves is writing and reading the intermediate blobs; what it costs is reading all
-//! weights again for every few rows, and tasks that divide less evenly. [`cut`] weighs
-//! them for every way to cut a chain into runs.
+//! weights, and source rows that windows share, again for every few rows, and tasks that
+//! divide less evenly. [`cut`] weighs them for every way to cut a chain into runs.
 
 use super::conv::{Conv, addr};
 use super::product::{EpilogueAddrs, pack_weights};
@@ -20,11 +20,28 @@ use crate::leaf::BLOCK;
 use crate::summary::human_bytes;
 
 /// Intermediates of a task should take at most this.
-const SCRATCH_BYTES: usize = 256 << 10;
+const SCRATCH_BYTES: usize = 384 << 10;
 
 /// What a second- and a third-level cache hold beside other data.
 const L2_BYTES: usize = 640 << 10;
 const L3_BYTES: usize = 16 << 20;
+
+/// What one core does in a nanosecond, and what a task costs beside that: its first bytes
+/// come from far away.
+const MACS_IN_NANOSECOND: f64 = 120.0;
+const TASK_NANOSECONDS: f64 = 500.0;
+
+/// Bytes in a nanosecond: from the second-level cache; from farther away; and of blobs that
+/// are written and read from end to end, most of which the multiply-adds hide.
+const NEAR_RATE: f64 = 80.0;
+const FAR_RATE: f64 = 20.0;
+const BLOB_RATE: f64 = 75.0;
+
+/// The share of the work that a run must save: the model knows no better.
+const LEAST_GAIN: f64 = 0.01;
+
+/// Numbers of rows that the model looks at, beside the largest.
+const MOST_TRIED: usize = 63;
 
 /// Nodes of the longest run: longer ones gain nothing more, and the search for the
 /// best way to cut a chain stays linear in its length.
@@ -89,13 +106,14 @@ pub fn cut(
         let best = Estimate::best(graph, nodes);
         let gain = match chains {
             Chains::Always => (nodes.len() * nodes.len()) as f64,
-            Chains::WhereItPays => best.gain(),
+            Chains::WhereItPays if best.pays() => best.gain,
+            Chains::WhereItPays => return None,
         };
         let run = Run {
             nodes: nodes.to_vec(),
             rows: best.rows,
         };
-        (gain > 0.0).then_some((gain, run))
+        Some((gain, run))
     };
     // best[i]: the best way to cut the first i nodes, as (gain, the last run).
     let mut best: Vec<(f64, Option<Run>)> = vec![(0.0, None)];
@@ -165,24 +183,26 @@ struct Estimate {
     weights: usize,
     /// Each reads the weights.
     tasks: usize,
-    /// Nanoseconds.
-    saved: f64,
-    lost: f64,
+    /// Nanoseconds: what it saves less what it costs, and what it must save to be worth it.
+    gain: f64,
+    least: f64,
 }
 
 impl Estimate {
-    fn gain(&self) -> f64 {
-        self.saved - self.lost
-    }
-
     /// That of the best number of rows.
     fn best(graph: &Graph, nodes: &[NodeId]) -> Estimate {
-        let [_, _, h, w] = graph
-            .shape(graph[nodes[0]].tops[0])
-            .nchw()
-            .unwrap_or([1; 4]);
-        let rows = rows_per_task(graph, nodes, h, w);
-        Estimate::of(graph, nodes, rows)
+        let shape = |id: NodeId| graph.shape(graph[id].tops[0]);
+        let [_, _, h, w] = shape(nodes[0]).nchw().unwrap_or([1; 4]);
+        let channels = |&id: &NodeId| shape(id)[1].next_multiple_of(BLOCK);
+        let widest = nodes[..nodes.len() - 1].iter().map(channels).max();
+        // Two stages' results are there at a time.
+        let row_bytes = 2 * 4 * widest.unwrap_or(BLOCK) * w;
+        let most = (SCRATCH_BYTES / row_bytes.max(1)).clamp(1, h.max(1));
+        let fewest = h.div_ceil(most).max(1);
+        let blocks = fewest..=h.clamp(fewest, fewest + MOST_TRIED);
+        let estimates = blocks.map(|n| Estimate::of(graph, nodes, h.div_ceil(n).max(1)));
+        let best = estimates.max_by(|a, b| a.gain.total_cmp(&b.gain));
+        best.expect("at least one number of blocks")
     }
 
     fn of(graph: &Graph, nodes: &[NodeId], rows: usize) -> Estimate {
@@ -193,10 +213,20 @@ impl Estimate {
         let params = nodes.iter().flat_map(|&id| &graph[id].params);
         let weights = 4 * params.map(|&p| graph[p].spec.shape.count()).sum::<usize>();
         let tasks = n * height.div_ceil(rows);
-        let saved = 2.0 * intermediates as f64 / bandwidth(intermediates / n.max(1));
+        let macs: u64 = nodes.iter().map(|&id| node_macs(graph, &graph[id])).sum();
+        let work = macs as f64 / MACS_IN_NANOSECOND;
+        // Half of what four cores lose when tasks do not divide evenly.
+        let even = tasks.next_multiple_of(4) as f64 / tasks.max(1) as f64;
+        let times = |count: usize| tasks.saturating_sub(count) as f64;
+        let again = times(1) * weights as f64 / rate(weights)
+            + times(n) * shared_bytes(graph, nodes[0]) / FAR_RATE;
         let lost = match tasks {
             0..LEAST_TASKS => f64::INFINITY,
-            _ => (tasks - 1) as f64 * weights as f64 / bandwidth(weights),
+            _ => again + tasks as f64 * TASK_NANOSECONDS + work * (even - 1.0) / 2.0,
+        };
+        let moved = match intermediates {
+            _ if intermediates <= L2_BYTES => 0,
+            _ => 2 * intermediates,
         };
         Estimate {
             rows,
@@ -204,18 +234,31 @@ impl Estimate {
             intermediates,
             weights,
             tasks,
-            saved,
-            lost,
+            gain: moved as f64 / BLOB_RATE - lost,
+            least: work * LEAST_GAIN,
         }
+    }
+
+    fn pays(&self) -> bool {
+        self.gain > self.least
     }
 }
 
+/// Bytes of the rows of the source that a row of outputs reads and the rows after it, too.
+fn shared_bytes(graph: &Graph, id: NodeId) -> f64 {
+    let Some(conv) = conv(graph, id) else {
+        return 0.0;
+    };
+    let rows = ((conv.kernel[0] - 1) * conv.dilation[0] + 1).saturating_sub(conv.stride[0]);
+    let width = graph.shape(conv.src).last().copied().unwrap_or(1);
+    4.0 * rows as f64 * conv.inputs as f64 * width as f64
+}
+
 /// Bytes in a nanosecond from the cache that holds so many.
-fn bandwidth(bytes: usize) -> f64 {
+fn rate(bytes: usize) -> f64 {
     match bytes {
-        _ if bytes <= L2_BYTES => 80.0,
-        _ if bytes <= L3_BYTES => 20.0,
-        _ => 10.0,
+        _ if bytes <= L2_BYTES => NEAR_RATE,
+        _ => FAR_RATE,
     }
 }
 
@@ -226,19 +269,6 @@ fn level(bytes: usize) -> &'static str {
         _ if bytes <= L3_BYTES => "the third-level cache",
         _ => "memory",
     }
-}
-
-/// Output rows that go through the run together.
-fn rows_per_task(graph: &Graph, run: &[NodeId], h: usize, w: usize) -> usize {
-    let channels = |&n: &NodeId| graph.shape(graph[n].tops[0])[1].next_multiple_of(BLOCK);
-    let widest = run[..run.len() - 1]
-        .iter()
-        .map(channels)
-        .max()
-        .unwrap_or(BLOCK);
-    let rows = SCRATCH_BYTES / (8 * widest * w).max(1);
-    let most = rows.clamp(1, h.max(1));
-    h.div_ceil(h.div_ceil(most).max(1)).max(1)
 }
 
 fn names(graph: &Graph, nodes: &[NodeId]) -> String {
@@ -255,13 +285,14 @@ pub fn explain(graph: &Graph, run: &Run) -> Option<String> {
     let e = Estimate::of(graph, nodes, *rows);
     Some(format!(
         "{} together, {rows} of {} rows at a time: {} of intermediates are not written to {} and \
-         read again; {} of weights are read {} times",
+         read again, {} of weights are read {} times; by the model that saves {:.3} ms",
         names(graph, nodes),
         e.height,
         human_bytes(e.intermediates as u64),
         level(e.intermediates),
         human_bytes(e.weights as u64),
         e.tasks,
+        e.gain / 1e6,
     ))
 }
 
@@ -278,7 +309,8 @@ pub fn explain_cut(graph: &Graph, before: &Run, after: &Run, winograd: bool) -> 
     }
     let e = Estimate::best(graph, &nodes);
     format!(
-        "{names} apart: {} of intermediates in {} cost less than reading {} of weights {} times",
+        "{names} apart: {} of intermediates in {} cost less than reading {} of weights {} times \
+         and sharing work less evenly",
         human_bytes(e.intermediates as u64),
         level(e.intermediates),
         human_bytes(e.weights as u64),
@@ -375,6 +407,12 @@ struct Nest<'a> {
 }
 
 impl Nest<'_> {
+    /// Pixels from channel block to channel block of an intermediate: an odd number, or
+    /// the blocks of a pixel would meet in few sets of the caches.
+    fn room(&self) -> usize {
+        self.rows * self.dst.w | 1
+    }
+
     fn region(&self, b: &mut Builder, stages: &[Stage]) -> Result<Region> {
         let (image, block) = (b.var(), b.var());
         let pixels = self.rows * self.dst.w;
@@ -382,14 +420,18 @@ impl Nest<'_> {
             .iter()
             .map(|s| s.conv.outputs.next_multiple_of(BLOCK))
             .collect();
-        let slot = widths[..widths.len() - 1].iter().max().expect("two stages") * pixels;
+        let slot = widths[..widths.len() - 1].iter().max().expect("two stages") * self.room();
         let mut body = Vec::new();
         let mut from = None;
         for (i, stage) in stages.iter().enumerate() {
             let is_last = i + 1 == stages.len();
             let to = match is_last {
                 true => None,
-                false => Some(b.scratch(&format!("stage {i}"), (i % 2) * slot, widths[i] * pixels)),
+                false => Some(b.scratch(
+                    &format!("stage {i}"),
+                    (i % 2) * slot,
+                    widths[i] * self.room(),
+                )),
             };
             let lines = self.lines(b, stage, (image, block), from, to)?;
             body.extend(lines);
@@ -439,7 +481,9 @@ impl Nest<'_> {
             ),
             Some(buffer) => {
                 let blocks = stage.conv.inputs.div_ceil(BLOCK);
-                let offsets = (0..blocks).map(|i| (i * pixels * BLOCK) as i32).collect();
+                let offsets = (0..blocks)
+                    .map(|i| (i * self.room() * BLOCK) as i32)
+                    .collect();
                 (
                     in_scratch(buffer),
                     TileKind::Blocked,
@@ -468,7 +512,7 @@ impl Nest<'_> {
                 TileKind::Depthwise => segments * BLOCK,
                 _ => segments * taps * BLOCK,
             },
-            dst_stride: to.map_or(self.dst.block as usize, |_| pixels * BLOCK),
+            dst_stride: to.map_or(self.dst.block as usize, |_| self.room() * BLOCK),
             residual_stride: residual.map_or(0, |r| r.block as usize),
             src_px,
             dst_px: BLOCK,

@@ -122,6 +122,19 @@ impl BlobData {
             }
         }
     }
+
+    /// Lets the system take back the memory of these numbers, if they are in a mapped file.
+    pub fn release(&self, numbers: Range<usize>) {
+        if let Data::InFile {
+            file,
+            range,
+            encoding,
+        } = &self.0
+        {
+            let size = encoding.size();
+            file.release(range.start + numbers.start * size..range.start + numbers.end * size);
+        }
+    }
 }
 
 impl std::fmt::Debug for BlobData {
@@ -164,6 +177,18 @@ impl Contents {
         match self {
             Contents::Mapped(map) => map,
             Contents::Read(bytes) => bytes,
+        }
+    }
+
+    /// Forgets bytes of a mapped file until somebody asks for them again.
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Contents::Mapped(map) = self {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // Refused, they stay.
+            // SAFETY: the map is only read: pages that are dropped are those of the file,
+            // and come back from it.
+            let _ = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Net;
 use super::binary::read_blob;
+use super::proto::LayerParameter;
 use crate::diag::{Diagnostic, Errors, Result};
 use std::fs::File;
 use std::io::Read;
@@ -42,24 +43,69 @@ pub fn named(from: &Path, name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Reads the matrices of InfogainLoss layers that the file `from` names. One that is not
-/// there is the layer's to tell, if it stays in the net.
-pub(super) fn read_matrices(net: &mut Net, from: &Path) -> Result<()> {
+/// Reads the arrays in files that layers of the file `from` name. One that is not there is
+/// the layer's to tell, if it stays in the net.
+pub(super) fn read_arrays(net: &mut Net, from: &Path) -> Result<()> {
     for (i, (layer, source)) in net.param.layer.iter().zip(&net.layers).enumerate() {
-        let name = match &layer.infogain_loss_param {
-            Some(p) if layer.r#type() == "InfogainLoss" && layer.bottom.len() == 2 => p.source(),
-            _ => continue,
+        let Some((field, name, numbers)) = array_of(layer) else {
+            continue;
         };
         let Some(file) = named(from, name) else {
             continue;
         };
-        let at = source.span_of("infogain_loss_param.source");
+        let at = source.span_of(field);
         let located = |e: Errors| e.map(|d| d.at(at).layer(layer.name()));
         let (file, bytes) = read(&file).map_err(located)?;
-        let blob = read_blob(&file, bytes).map_err(located)?;
-        net.files.insert(i, blob.data.floats().into_owned());
+        net.files.insert(i, numbers(&file, bytes).map_err(located)?);
     }
     Ok(())
+}
+
+type Numbers = fn(&str, Vec<u8>) -> Result<Vec<f32>>;
+
+/// The field of the layer that names a file, the file, and how its numbers are read.
+fn array_of(layer: &LayerParameter) -> Option<(&'static str, &str, Numbers)> {
+    match layer.r#type() {
+        "InfogainLoss" if layer.bottom.len() == 2 => {
+            let name = layer.infogain_loss_param.as_ref()?.source();
+            Some(("infogain_loss_param.source", name, blob))
+        }
+        "DetectionEvaluate" => {
+            let name = layer.detection_evaluate_param.as_ref()?.name_size_file();
+            Some(("detection_evaluate_param.name_size_file", name, sizes))
+        }
+        _ => None,
+    }
+}
+
+fn blob(name: &str, bytes: Vec<u8>) -> Result<Vec<f32>> {
+    Ok(read_blob(name, bytes)?.data.floats().into_owned())
+}
+
+/// Height and width of each line `name height width`. Errors: `Invalid`; SSD's reader
+/// would leave out the rest of the file.
+fn sizes(name: &str, bytes: Vec<u8>) -> Result<Vec<f32>> {
+    let text = String::from_utf8_lossy(&bytes);
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let (images, rest) = words.as_chunks::<3>();
+    let mut sizes = Vec::new();
+    for (i, [image, height, width]) in images.iter().enumerate() {
+        match (height.parse::<u32>(), width.parse::<u32>()) {
+            (Ok(height), Ok(width)) => sizes.extend([height as f32, width as f32]),
+            _ => {
+                let message = format!(
+                    "{name}: image {}: `{image} {height} {width}` is no name, height and width",
+                    i + 1
+                );
+                return Err(Diagnostic::invalid(message).into());
+            }
+        }
+    }
+    if !rest.is_empty() || sizes.is_empty() {
+        let message = format!("{name}: not a name, a height and a width for each image");
+        return Err(Diagnostic::invalid(message).into());
+    }
+    Ok(sizes)
 }
 
 #[cfg(test)]
@@ -92,5 +138,14 @@ layer { name: 'loss' type: 'InfogainLoss' bottom: 'x' bottom: 'y' top: 'loss'
         std::fs::write(&file, "no array").unwrap();
         let at = format!("{net}:3:25: error: layer `loss`: ");
         assert!(load().unwrap_err().starts_with(&at));
+    }
+
+    #[test]
+    fn sizes_of_images() {
+        let read = |text: &str| super::sizes("s", text.into()).map_err(|e| e.to_string());
+        assert_eq!(read("a 3 4\nb 5 6\n").unwrap(), [3.0, 4.0, 5.0, 6.0]);
+        let wrong = "s: image 2: `b c 6` is no name, height and width";
+        assert_eq!(read("a 3 4\nb c 6 d").unwrap_err(), wrong);
+        assert!(read("a 3").is_err() && read("").is_err());
     }
 }

@@ -100,7 +100,7 @@ pub struct Net {
     /// weights as those of InnerProduct layers.
     pub flat: BTreeSet<usize>,
     /// By index of a layer, the array in the file that it names (the matrix of an
-    /// InfogainLoss), where that is there.
+    /// InfogainLoss, the sizes of a DetectionEvaluate), where that is there.
     pub files: BTreeMap<usize, Vec<f32>>,
     /// Layers of the file that are not part of the net in this state.
     pub elsewhere: Vec<(LayerParameter, LayerSource)>,
@@ -132,7 +132,7 @@ pub fn load(
 ) -> Result<Loaded> {
     let mut loaded = load_alone(name, bytes, sources, state, kind)?;
     if let Loaded::Net(net) = &mut loaded {
-        files::read_matrices(net, name.as_ref())?;
+        files::read_arrays(net, name.as_ref())?;
     }
     Ok(loaded)
 }

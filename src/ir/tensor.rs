@@ -63,6 +63,10 @@ pub trait FloatSource: Send + Sync {
 
     /// Some of the values; borrowed where the source holds them as aligned f32.
     fn window(&self, range: Range<usize>) -> Cow<'_, [f32]>;
+
+    /// Tells that nobody is likely to ask for these values again, so that they need not
+    /// stay in memory where the source can get them once more.
+    fn release(&self, _range: Range<usize>) {}
 }
 
 impl FloatSource for Vec<f32> {
@@ -100,6 +104,11 @@ impl FloatData {
     /// Some of the values, so that a large blob need not be decoded whole.
     pub fn window(&self, range: Range<usize>) -> Cow<'_, [f32]> {
         self.0.window(range)
+    }
+
+    /// See [`FloatSource::release`].
+    pub fn release(&self, range: Range<usize>) {
+        self.0.release(range);
     }
 }
 

@@ -755,6 +755,8 @@ layers! {
     depth_to_space::DepthToSpace = "DepthToSpace" ("Synopsys"): [depth_to_space_param];
     detection_ccpd_output::DetectionCcpdOutput = "DetectionCcpdOutput" ("yuqj1991"):
         [lp_det_param];
+    detection_evaluate::DetectionEvaluate = "DetectionEvaluate" ("SSD"):
+        [detection_evaluate_param];
     detection_output::DetectionOutput = "DetectionOutput" ("SSD"): [detection_output_param];
     dropout::Dropout = "Dropout" ("BVLC"): [dropout_param];
     dummy_data::DummyData = "DummyData" ("BVLC"): [dummy_data_param];

@@ -85,7 +85,9 @@ fn legal(graph: &Graph, nodes: &[NodeId]) -> bool {
     let simple =
         |&id: &NodeId| conv(graph, id).is_some_and(|conv| conv.group == 1 || conv.is_depthwise());
     let sums = |&id: &NodeId| graph[id].epilogue.residual;
-    nodes.len() == 1 || nodes.iter().all(simple) && !nodes[..nodes.len() - 1].iter().any(sums)
+    let some = graph.shape(graph[nodes[0]].tops[0]).count() > 0;
+    let inner = &nodes[..nodes.len() - 1];
+    inner.is_empty() || some && nodes.iter().all(simple) && !inner.iter().any(sums)
 }
 
 /// The chain in runs, by the largest sum of gains. `taken`: nodes with loops of their own.
@@ -212,7 +214,10 @@ impl Estimate {
         let intermediates = 4 * between.iter().map(|&id| shape(id).count()).sum::<usize>();
         let params = nodes.iter().flat_map(|&id| &graph[id].params);
         let weights = 4 * params.map(|&p| graph[p].spec.shape.count()).sum::<usize>();
-        let tasks = n * height.div_ceil(rows);
+        let tasks = n * Rows::cut(height, rows)
+            .iter()
+            .map(|r| r.blocks)
+            .sum::<usize>();
         let macs: u64 = nodes.iter().map(|&id| node_macs(graph, &graph[id])).sum();
         let work = macs as f64 / MACS_IN_NANOSECOND;
         // Half of what four cores lose when tasks do not divide evenly.
@@ -355,19 +360,21 @@ pub fn lower(b: &mut Builder, run: &Run) -> Result<()> {
     }
     let rows = run.rows;
     let mut regions = Vec::new();
-    let (blocks, rest) = (dst.h / rows, dst.h % rows);
-    for (first_row, blocks, rows) in [(0, blocks, rows), (blocks * rows, 1, rest)] {
-        if blocks * rows > 0 {
-            let nest = Nest {
-                first_row,
-                blocks,
-                rows,
-                source: &source,
-                dst: &dst,
-                residual: residual.as_ref(),
-            };
-            regions.push(nest.region(b, &stages)?);
-        }
+    for Rows {
+        first_row,
+        blocks,
+        rows,
+    } in Rows::cut(dst.h, rows)
+    {
+        let nest = Nest {
+            first_row,
+            blocks,
+            rows,
+            source: &source,
+            dst: &dst,
+            residual: residual.as_ref(),
+        };
+        regions.push(nest.region(b, &stages)?);
     }
     let macs = nodes.iter().map(|n| node_macs(graph, n)).sum();
     let ends = [first.bottoms[0], last.tops[0]];
@@ -394,6 +401,46 @@ pub fn lower(b: &mut Builder, run: &Run) -> Result<()> {
 fn node_macs(graph: &Graph, node: &Node) -> u64 {
     let tops: Vec<_> = node.tops.iter().map(|&t| graph.shape(t).clone()).collect();
     node.op.macs(&graph.bottom_shapes(node), &tops)
+}
+
+/// Blocks of so many rows each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Rows {
+    first_row: usize,
+    blocks: usize,
+    rows: usize,
+}
+
+impl Rows {
+    /// Cuts a map's rows into blocks of at most `most`. There is a border between blocks in
+    /// the middle of the map, so that two threads get equal shares.
+    fn cut(height: usize, most: usize) -> Vec<Rows> {
+        let middle = height.div_ceil(2);
+        let halves = match height <= most {
+            true => vec![(0, height)],
+            false => vec![(0, middle), (middle, height)],
+        };
+        let mut cut: Vec<Rows> = Vec::new();
+        for (start, end) in halves {
+            let blocks = (end - start).div_ceil(most);
+            let (rows, larger) = ((end - start) / blocks, (end - start) % blocks);
+            let first = start + larger * (rows + 1);
+            for (first_row, blocks, rows) in
+                [(start, larger, rows + 1), (first, blocks - larger, rows)]
+            {
+                match cut.last_mut() {
+                    _ if blocks == 0 => {}
+                    Some(last) if last.rows == rows => last.blocks += blocks,
+                    _ => cut.push(Rows {
+                        first_row,
+                        blocks,
+                        rows,
+                    }),
+                }
+            }
+        }
+        cut
+    }
 }
 
 /// Blocks of rows of one size.
@@ -536,5 +583,25 @@ impl Nest<'_> {
             stmts.extend(for_loop(tile, tiles, for_loop(row, rows, line)));
         }
         Ok(stmts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_halves_of_a_map_are_whole_blocks() {
+        let cut = |height, most| -> Vec<(usize, usize, usize)> {
+            let cut = Rows::cut(height, most);
+            cut.iter()
+                .map(|r| (r.first_row, r.blocks, r.rows))
+                .collect()
+        };
+        assert_eq!(cut(27, 4), [(0, 2, 4), (8, 2, 3), (14, 1, 4), (18, 3, 3)]);
+        assert_eq!(cut(56, 4), [(0, 14, 4)]);
+        assert_eq!(cut(54, 6), [(0, 2, 6), (12, 3, 5), (27, 2, 6), (39, 3, 5)]);
+        assert_eq!(cut(7, 7), [(0, 1, 7)]);
+        assert_eq!(cut(1, 1), [(0, 1, 1)]);
     }
 }

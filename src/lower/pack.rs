@@ -383,7 +383,10 @@ fn pack_block<'a>(
     let data = data(graph, tiles.param);
     let window = tiles.window(block);
     if tiles.blocks.len() == 1 || window.len() <= data.len() / 2 {
-        return tiles.fill(block, window.start, &data.window(window.clone()), out);
+        tiles.fill(block, window.start, &data.window(window.clone()), out);
+        // Blocks hardly share their windows.
+        data.release(window);
+        return;
     }
     if held.as_ref().is_none_or(|(id, _)| *id != tiles.param) {
         drop(held.take());

@@ -67,8 +67,8 @@ impl Executable {
         &self.program
     }
 
-    /// Memory and `threads` threads (fewer if the system has no more) for one forward
-    /// pass at a time. Errors: the system refuses the memory.
+    /// Memory and `threads` threads for one forward pass at a time. Errors: the system
+    /// refuses the memory.
     pub fn context(&self, threads: usize) -> Result<Context> {
         let pool = Pool::new(threads.max(1));
         let threads = pool.threads();

@@ -17,11 +17,12 @@ type Task<'a> = &'a (dyn Fn(usize) + Sync);
 /// Threads that run one function at a time together and meet when it is done.
 ///
 /// A waiting thread spins for some microseconds, since the next step of a net usually
-/// comes at once, and then sleeps.
+/// comes at once, and then sleeps. There are no more threads of the system than this
+/// process may use cores: they would wait for each other at every step.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    spin: Duration,
+    threads: usize,
 }
 
 /// What the caller and the workers see. The numbers below are counted and flags set
@@ -42,14 +43,15 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+const SPIN: Duration = Duration::from_micros(50);
+
 impl Pool {
-    /// A pool of `threads` threads, the caller of [`Pool::run`] being one of them.
-    /// There are fewer if the system refuses to start so many: see [`Pool::threads`].
+    /// A pool of `threads` threads, the caller of [`Pool::run`] being one of them. Where
+    /// there are fewer cores, or the system refuses to start so many, some run in turns.
     pub fn new(threads: usize) -> Pool {
-        let extra = threads.max(1) - 1;
-        let cores = thread::available_parallelism().map_or(1, |n| n.get());
-        // With more threads than cores, the one waited for needs the core.
-        let spin = Duration::from_micros(if threads <= cores { 50 } else { 5 });
+        let threads = threads.max(1);
+        let cores = thread::available_parallelism().map_or(threads, |n| n.get());
+        let extra = threads.min(cores) - 1;
         let shared = Arc::new(Shared {
             jobs: AtomicUsize::new(0),
             task: AtomicPtr::new(ptr::null_mut()),
@@ -63,35 +65,42 @@ impl Pool {
             let shared = shared.clone();
             thread::Builder::new()
                 .name(format!("caffec-{}", worker + 1))
-                .spawn(move || shared.work(worker, spin))
+                .spawn(move || shared.work(worker))
                 .ok()
         };
         let workers = (0..extra).map_while(start).collect();
         Pool {
             shared,
             workers,
-            spin,
+            threads,
         }
     }
 
     /// Number of threads, with the caller.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.threads
     }
 
-    /// Calls `f(t)` for each `t` below [`Pool::threads`], all at once, `f(0)` on this
-    /// thread; returns when all have returned. A panic of any of them is passed on, after
-    /// all have ended.
+    /// Calls `f(t)` for each `t` below [`Pool::threads`], `f(0)` on this thread, as many at
+    /// once as there are cores; returns when all have returned. A panic of any of them is
+    /// passed on, after all have ended.
     pub fn run(&mut self, f: Task) {
+        let (threads, team) = (self.threads, self.workers.len() + 1);
+        let part = |who: usize| {
+            for t in who * threads / team..(who + 1) * threads / team {
+                f(t);
+            }
+        };
         if self.workers.is_empty() {
-            return f(0);
+            return part(0);
         }
+        let task: Task = &part;
         self.shared
             .pending
             .store(self.workers.len(), Ordering::SeqCst);
-        self.publish(&f as *const Task as *mut ());
-        self.shared.guard(|| f(0));
-        self.shared.await_workers(self.spin);
+        self.publish(&task as *const Task as *mut ());
+        self.shared.guard(|| part(0));
+        self.shared.await_workers();
         let panic = lock(&self.shared.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -122,10 +131,10 @@ impl Drop for Pool {
 
 impl Shared {
     /// The life of a worker.
-    fn work(&self, worker: usize, spin: Duration) {
+    fn work(&self, worker: usize) {
         let mut done = 0;
         loop {
-            wait(spin, &self.asleep[worker], || {
+            wait(SPIN, &self.asleep[worker], || {
                 self.jobs.load(Ordering::SeqCst) != done
             });
             done = done.wrapping_add(1);
@@ -155,9 +164,9 @@ impl Shared {
         }
     }
 
-    fn await_workers(&self, spin: Duration) {
+    fn await_workers(&self) {
         let done = || self.pending.load(Ordering::SeqCst) == 0;
-        if !spin_until(spin, done) {
+        if !spin_until(SPIN, done) {
             *lock(&self.caller) = Some(thread::current());
             wait(Duration::ZERO, &self.caller_asleep, done);
         }

@@ -102,6 +102,10 @@ impl FloatSource for BlobData {
     fn window(&self, range: Range<usize>) -> Cow<'_, [f32]> {
         BlobData::window(self, range)
     }
+
+    fn release(&self, range: Range<usize>) {
+        BlobData::release(self, range);
+    }
 }
 
 /// The node's parameters with what the file's layer has for them, if that suits.

@@ -29,12 +29,14 @@ const L3_BYTES: usize = 16 << 20;
 /// What one core does in a nanosecond, and what a task costs beside that: its first bytes
 /// come from far away.
 const MACS_IN_NANOSECOND: f64 = 120.0;
-const TASK_NANOSECONDS: f64 = 500.0;
+const TASK_NANOSECONDS: f64 = 1000.0;
 
-/// Bytes in a nanosecond: from the second-level cache; from farther away; and of blobs that
-/// are written and read from end to end, most of which the multiply-adds hide.
+/// Bytes in a nanosecond: from the second-level cache; from farther away; of a few rows here
+/// and there, which come late; and of blobs that are written and read from end to end, most
+/// of which the multiply-adds hide.
 const NEAR_RATE: f64 = 80.0;
 const FAR_RATE: f64 = 20.0;
+const ROWS_RATE: f64 = 12.0;
 const BLOB_RATE: f64 = 75.0;
 
 /// The share of the work that a run must save: the model knows no better.
@@ -224,7 +226,7 @@ impl Estimate {
         let even = tasks.next_multiple_of(4) as f64 / tasks.max(1) as f64;
         let times = |count: usize| tasks.saturating_sub(count) as f64;
         let again = times(1) * weights as f64 / rate(weights)
-            + times(n) * shared_bytes(graph, nodes[0]) / FAR_RATE;
+            + times(n) * shared_bytes(graph, nodes[0]) / ROWS_RATE;
         let lost = match tasks {
             0..LEAST_TASKS => f64::INFINITY,
             _ => again + tasks as f64 * TASK_NANOSECONDS + work * (even - 1.0) / 2.0,

@@ -90,10 +90,6 @@ const REFUSED: &[(&str, &str)] = &[
         "caffe_train.detector-Full_640x640-Centerface_v2_deploy",
         "layer type `CenternetDetectionOutput`",
     ),
-    (
-        "caffe_train.ocr-densenet-densenet-no-blstm_deploy",
-        "LayerParameter has no field `denseblock_param`",
-    ),
     // x / (sqrt(Σx²) + eps) over the item, but nobody says what eps is by default.
     (
         "forward-caffe.res-l2norm_layer-deploy",

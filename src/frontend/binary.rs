@@ -748,6 +748,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn released_numbers_come_back_from_the_file() {
+        let values: Vec<f32> = (0..10_000).map(|i| i as f32).collect();
+        let mut net = net();
+        net.layer[0].blobs = vec![blob(&values)];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), net.encode_to_vec()).unwrap();
+        let weights = WeightsFile::open(file.path(), false).unwrap();
+        let data = &weights.layers[0].blobs[0].as_ref().unwrap().data;
+        for range in [0..values.len(), 3..5000, 7..7] {
+            data.release(range);
+            assert_eq!(*data.floats(), values);
+        }
+    }
+
     fn read(net: &NetParameter) -> WeightsFile {
         WeightsFile::from_bytes("w", net.encode_to_vec()).unwrap()
     }

@@ -133,6 +133,20 @@ mod tests {
         })
     }
 
+    /// `numOutput` is `num_output` there.
+    fn in_rust(field: &str) -> String {
+        let mut name = String::new();
+        let mut before = '_';
+        for c in field.chars() {
+            if c.is_ascii_uppercase() && before.is_ascii_lowercase() {
+                name.push('_');
+            }
+            name.push(c.to_ascii_lowercase());
+            before = c;
+        }
+        name
+    }
+
     #[test]
     fn who_claims_a_message_reads_all_its_fields() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/layers");
@@ -170,7 +184,7 @@ mod tests {
                 for (field, _) in entry.fields(message) {
                     let no_effect = ty.field(&field).unwrap().no_effect;
                     let name = entry.names[0].0;
-                    if !no_effect && !ignored(name, &field) && !reads(&text, &field) {
+                    if !no_effect && !ignored(name, &field) && !reads(&text, &in_rust(&field)) {
                         unread.push(format!("{name}: {message}.{field}"));
                     }
                 }

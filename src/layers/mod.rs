@@ -752,6 +752,7 @@ layers! {
     data::Data = "Data" ("BVLC"): [data_param, transform_param];
     decode_bbox::DecodeBBox = "DecodeBBox" ("Cascade R-CNN"): [bbox_reg_param];
     deconvolution::Deconvolution = "Deconvolution" ("BVLC"): [convolution_param];
+    dense_block::DenseBlock = "DenseBlock" ("caffe_ocr"): [denseblock_param];
     depth_to_space::DepthToSpace = "DepthToSpace" ("Synopsys"): [depth_to_space_param];
     detection_ccpd_output::DetectionCcpdOutput = "DetectionCcpdOutput" ("yuqj1991"):
         [lp_det_param];

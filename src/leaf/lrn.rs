@@ -36,13 +36,20 @@ unsafe fn inverse_three_quarters<B: Block>(x: B) -> B {
 #[inline(always)]
 unsafe fn inverse_powers<B: Block>(x: B, beta: f32) -> B {
     unsafe {
-        if beta == 0.75 && x.all_between(f32::MIN_POSITIVE, f32::MAX) {
+        let quick = beta == 0.75 && x.all_between(f32::MIN_POSITIVE, f32::MAX);
+        if quick && B::PARTS == 1 {
             return inverse_three_quarters(x);
         }
         let mut lanes = [0.0; 16];
         x.store(lanes.as_mut_ptr());
-        for x in &mut lanes {
-            *x = pow(*x, -beta);
+        if quick {
+            for part in lanes.chunks_exact_mut(16 / B::PARTS) {
+                inverse_three_quarters(B::Part::load(part.as_ptr())).store(part.as_mut_ptr());
+            }
+        } else {
+            for x in &mut lanes {
+                *x = pow(*x, -beta);
+            }
         }
         B::load(lanes.as_ptr())
     }

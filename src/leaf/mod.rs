@@ -125,7 +125,8 @@ pub enum Leaf {
     /// argument `taps` (rows of kernel taps in a planar source). What is known ahead is
     /// not read from the argument. `residual` may be `dst`; at least one segment. With
     /// each segment of a blocked source, the next `ahead_step` elements from `ahead` on are
-    /// fetched into the second-level cache, where a later tile will look for its weights.
+    /// fetched into the second-level cache, where a later tile will look for its weights;
+    /// if `ahead_stride` is not 0, from `ahead + j·ahead_stride` on for each block j.
     /// Which shapes there are: [`tile_blocks`], [`max_pixels`], [`tile_strides`].
     Tile { mr: u8, nb: u8, px: u8, taps: u8 },
     /// Depthwise convolution of one channel block: `mr` pixels,
@@ -228,6 +229,7 @@ impl Leaf {
                 ("slope", F32),
                 ("ahead", Ahead),
                 ("ahead_step", Len),
+                ("ahead_stride", Len),
             ],
             Leaf::Depthwise { .. } => &[
                 ("src", Src),

@@ -395,7 +395,7 @@ impl Leaf {
             (F) => { f32 };
         }
         match self {
-            Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F S L),
+            Leaf::Tile { .. } => call!(S S S S S D T L L L L L L L L F S L L),
             Leaf::Depthwise { .. } => call!(S S S S S D T L L L L F),
             Leaf::ToPoints { .. } => call!(S D L L L L),
             Leaf::FromPoints { .. } => call!(S S S S D L L L L L L L F),

@@ -301,6 +301,7 @@ fn check_tile(isa: Isa, (mr, nb, px, taps): (u8, u8, u8, u8), after: After) {
             F32(after.slope),
             Nowhere,
             Len(48),
+            Len(7),
         ],
     );
     for (j, m, n) in indices(nb, mr) {

@@ -22,6 +22,10 @@ use std::arch::x86_64::{
 // The 16 channels of a block. All functions are unsafe because the instruction set
 // must be there; `load` and `store` touch 16 elements.
 pub trait Block: Copy {
+    // One of `PARTS` parts of a block, next to each other: long expressions of one have room
+    // in the registers.
+    type Part: Block;
+    const PARTS: usize;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -48,6 +52,8 @@ pub struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Block for Avx512 {
+    type Part = Self;
+    const PARTS: usize = 1;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Avx512(_mm512_set1_ps(value)) }
@@ -112,6 +118,8 @@ pub struct Avx2(__m256, __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Block for Avx2 {
+    type Part = Self;
+    const PARTS: usize = 1;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
@@ -205,9 +213,9 @@ impl Block for Avx2 {
 }
 
 #[derive(Clone, Copy)]
-pub struct Portable([f32; 16]);
+pub struct Portable<const LANES: usize = 16>([f32; LANES]);
 
-impl Portable {
+impl<const LANES: usize> Portable<LANES> {
     #[inline(always)]
     fn zip(mut self, other: Self, f: fn(f32, f32) -> f32) -> Self {
         for (a, b) in self.0.iter_mut().zip(&other.0) {
@@ -217,18 +225,20 @@ impl Portable {
     }
 }
 
-impl Block for Portable {
+impl<const LANES: usize> Block for Portable<LANES> {
+    type Part = Portable<4>;
+    const PARTS: usize = LANES / 4;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        Portable([value; 16])
+        Portable([value; LANES])
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        unsafe { Portable(from.cast::<[f32; 16]>().read()) }
+        unsafe { Portable(from.cast::<[f32; LANES]>().read()) }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        unsafe { to.cast::<[f32; 16]>().write(self.0) }
+        unsafe { to.cast::<[f32; LANES]>().write(self.0) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -421,9 +431,11 @@ macro_rules! leaves {
             slope: f32,
             ahead: *const f32,
             ahead_step: usize,
+            ahead_stride: usize,
         ) {
             let px = if PX == 0 { src_px } else { PX };
             let segment = if TAPS == 0 { taps } else { TAPS } * 16;
+            let streams = if ahead_stride == 0 { 1 } else { NB };
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
                 let mut sums = MaybeUninit::<[[$block; NB]; MR]>::uninit();
@@ -433,7 +445,10 @@ macro_rules! leaves {
                     for s in first..end {
                         let mut fetched = 0;
                         while TAPS > 0 && fetched < ahead_step {
-                            <$block>::fetch(ahead.wrapping_add(s * ahead_step + fetched));
+                            let at = ahead.wrapping_add(s * ahead_step + fetched);
+                            for j in 0..streams {
+                                <$block>::fetch(at.wrapping_add(j * ahead_stride));
+                            }
                             fetched += 16;
                         }
                         accumulate::<$block, MR, NB, TAPS>(

@@ -178,6 +178,11 @@ impl Conv {
         self.inputs / self.group * rows * columns
     }
 
+    /// Whether its source is better read as planes than padded to a block of channels.
+    pub fn has_few_inputs(&self) -> bool {
+        self.inputs < 8 && self.group == 1 && (self.axis, self.outer.len()) == (1, 0)
+    }
+
     pub fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.pad == [0, 0]
     }

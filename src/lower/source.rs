@@ -142,8 +142,7 @@ impl Source {
 pub fn source(b: &mut Builder, conv: &Conv) -> Result<Source> {
     let [src, dst] = [conv.src, conv.dst].map(|blob| Maps::of(b.graph.shape(blob), conv.axis));
     let halo = conv.halo([src.h, src.w], [dst.h, dst.w]);
-    let few = conv.inputs < 8 && conv.group == 1 && (conv.axis, conv.outer.len()) == (1, 0);
-    if few && b.has_plain(conv.src) && !b.has_blocked(conv.src) {
+    if conv.has_few_inputs() && b.has_plain(conv.src) && !b.has_blocked(conv.src) {
         return planar_source(b, conv, [src.items, src.c, src.h, src.w], halo);
     }
     let pads = conv.outer.iter().map(|axis| {

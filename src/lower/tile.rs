@@ -37,6 +37,8 @@ pub struct Ahead {
     pub start: Addr,
     /// Elements for each segment of a tile.
     pub step: usize,
+    /// From those of one channel block to those of the next; 0: they follow each other.
+    pub stride: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +260,28 @@ impl TileCall {
             buffer: self.weights.buffer,
             offset: offset.plus(line, (in_line * self.segments * step) as i64),
         };
-        let ahead = Some(Ahead { start, step });
+        let ahead = Some(Ahead {
+            start,
+            step,
+            stride: 0,
+        });
+        TileCall { ahead, ..self }
+    }
+
+    /// The call with the weights of as many segments fetched that follow its own in each
+    /// channel block, while the tiles of a line of `pixels` pixels go over these.
+    pub fn fetching_on(self, isa: Isa, pixels: usize, nb: usize) -> TileCall {
+        let tiles = line_tiles(isa, self.kind, pixels, nb, self.src_px);
+        let passes: usize = tiles.iter().map(|&(_, count)| count).sum();
+        let own = (self.segments * self.taps * BLOCK) as i64;
+        let ahead = Some(Ahead {
+            start: Addr {
+                buffer: self.weights.buffer,
+                offset: self.weights.offset.clone().offset(own),
+            },
+            step: (self.taps * BLOCK / passes).next_multiple_of(BLOCK),
+            stride: self.weight_stride,
+        });
         TileCall { ahead, ..self }
     }
 
@@ -316,6 +339,7 @@ impl TileCall {
             let ahead = self.ahead.as_ref();
             args.push(ahead.map_or(Arg::Null, |ahead| Arg::Ahead(ahead.start.clone())));
             args.push(Arg::Len(ahead.map_or(0, |ahead| ahead.step)));
+            args.push(Arg::Len(ahead.map_or(0, |ahead| ahead.stride)));
         }
         Stmt::Call { leaf, args }
     }

@@ -57,13 +57,17 @@ pub fn ways(graph: &Graph, options: &Options, conv: &Conv) -> Vec<(f64, Option<W
     if !possible || options.convolutions == Convolutions::Direct {
         return vec![(0.0, None)];
     }
+    let inputs = conv.inputs / conv.group;
     let layer = Layer {
         images: dst[0],
         size: [dst[2], dst[3]],
         source: conv.inputs.div_ceil(BLOCK),
-        inputs: (conv.inputs / conv.group).div_ceil(BLOCK),
+        inputs: inputs.div_ceil(BLOCK),
         outputs: conv.outputs.div_ceil(BLOCK),
-        direct: conv.sums() as f64 * conv.outputs as f64,
+        sums: match conv.has_few_inputs() {
+            true => conv.sums(),
+            false => conv.sums() / inputs * inputs.next_multiple_of(BLOCK),
+        },
     };
     let plans = sides
         .iter()
@@ -89,9 +93,11 @@ impl fmt::Display for Winograd {
     }
 }
 
-/// Bytes that a core gets in a cycle from memory and from the third-level cache.
-const MEMORY: f64 = 5.0;
+/// Bytes that a core gets in a cycle from memory, from the third- and from the
+/// second-level cache.
+const MEMORY: f64 = 7.0;
 const L3: f64 = 12.0;
+const L2: f64 = 32.0;
 
 /// What stays in the third- and in the second-level cache beside other data.
 const L3_BYTES: f64 = 16e6;
@@ -107,8 +113,8 @@ struct Layer {
     /// Those that an output is made of.
     inputs: usize,
     outputs: usize,
-    /// Products in the sums of one pixel.
-    direct: f64,
+    /// Products in a sum of the direct convolution, with those of missing channels.
+    sums: usize,
 }
 
 impl Layer {
@@ -117,17 +123,15 @@ impl Layer {
         let tiles = self.size.map(|size| size.div_ceil(m));
         let mut plans = Vec::new();
         for most in [7, 14, 28, 42, 56] {
-            for blocks in [2, 4] {
-                for staged in [false, true] {
-                    plans.push(Winograd {
-                        n,
-                        m,
-                        tiles,
-                        group: self.group(tiles, most),
-                        blocks: blocks.min(self.outputs),
-                        staged,
-                    });
-                }
+            for staged in [false, true] {
+                plans.push(Winograd {
+                    n,
+                    m,
+                    tiles,
+                    group: self.group(tiles, most),
+                    blocks: self.outputs.min(2),
+                    staged,
+                });
             }
         }
         plans
@@ -145,8 +149,7 @@ impl Layer {
         }
     }
 
-    /// Cycles of one core, roughly; time for memory is not hidden, since other cores want
-    /// it, too.
+    /// Cycles of one core, roughly. Weights are fetched while others are multiplied.
     fn cost(&self, w: &Winograd) -> f64 {
         let whole = [self.images, w.tiles[0], w.tiles[1]];
         let groups: usize = whole
@@ -170,29 +173,32 @@ impl Layer {
         let products = 4.0 * block * (w.blocks * in_group) as f64;
         let line = tile::cycles(Isa::Avx512, in_group, w.blocks);
         let multiply = 1.1 * block * inputs * line * chunks * groups;
-        let again = match weights {
-            _ if weights + values + products <= L2_BYTES => 0.0,
-            _ if weights <= L3_BYTES => weights / L3,
-            _ => weights / MEMORY,
+        let rate = match weights {
+            _ if weights + values + products <= L2_BYTES => L2,
+            _ if weights <= L3_BYTES => L3,
+            _ => MEMORY,
         };
-        let read_weights = weights / MEMORY + (groups - 1.0) * again;
+        let read_weights = weights / L2 + (groups - 1.0) * weights / rate;
+        let rate = if values <= L2_BYTES / 2.0 { L2 } else { L3 };
         let reread = match w.staged {
             true => chunks + 1.0,
             false if values + products <= L2_BYTES => 0.0,
             false => chunks,
         };
-        let read_values = reread * groups * values / L3;
+        let read_values = reread * groups * values / rate;
         let (to, from) = transform_cycles(w.n);
         let transform = tiles * (source * to + outputs * from);
-        // What four cores lose when tasks do not divide evenly, by half.
-        let uneven = 0.5 + 0.5 * (tasks / 4.0).ceil() * 4.0 / tasks;
-        (multiply + read_values + transform) * uneven + read_weights
+        // A part of what four cores lose when tasks do not divide evenly.
+        let uneven = 0.7 + 0.3 * (tasks / 4.0).ceil() * 4.0 / tasks;
+        let work = (multiply + read_weights + read_values + transform) * uneven;
+        work.max(weights / MEMORY)
     }
 
     fn direct_cost(&self) -> f64 {
         let pixels = (self.images * self.size[0] * self.size[1]) as f64;
-        let sums = 1.2 * self.direct * pixels / 32.0;
-        sums + 4.0 * self.direct / MEMORY
+        let weights = (self.sums * self.outputs * BLOCK) as f64;
+        let multiply = 1.1 * weights * pixels / 32.0;
+        multiply.max(4.0 * weights / MEMORY)
     }
 }
 
@@ -630,7 +636,9 @@ impl Nest<'_> {
                         slope: 0.0,
                         ahead: None,
                     };
-                    body.extend(b.line(&call.blocks_on(first, tile, nb), tiles, nb));
+                    let call = call.blocks_on(first, tile, nb);
+                    let call = call.fetching_on(b.isa(), tiles, nb);
+                    body.extend(b.line(&call, tiles, nb));
                 }
             }
             stmts.extend(for_loop(tile, count, body));
@@ -763,7 +771,7 @@ mod tests {
             source: inputs.div_ceil(BLOCK),
             inputs: inputs.div_ceil(BLOCK),
             outputs: outputs.div_ceil(BLOCK),
-            direct: (inputs * outputs * kernel * kernel) as f64,
+            sums: inputs * kernel * kernel,
         }
     }
 

@@ -93,6 +93,7 @@ impl Weights<'_> {
                 self.batch_norm(node, x, factor)
             }
             Op::Bn(_) => self.bn(node, x),
+            Op::DenseBlock(block) => self.dense_block(node, x, block.transitions),
             Op::Normalize(_) => self.normalize(node),
             Op::Scale(_) => self.scale(node, x),
             Op::Bias(_) => self.bias(node, x),
@@ -180,6 +181,33 @@ impl Weights<'_> {
         let value = move |s: Stream, i| (variance * (0.8 + 0.4 * f64::from(s.uniform(i)))) as f32;
         self.set(node, 3, value);
         Moments::NORMAL
+    }
+
+    /// Each transition normalises what it sees; its maps have a deviation of about 1.
+    fn dense_block(&mut self, node: &Node, x: Moments, transitions: usize) -> Moments {
+        let channels = |blob: BlobId, g: &Graph| g.shape(blob).get(1).copied().unwrap_or(1);
+        let own = channels(node.bottoms[0], self.graph) as u64;
+        let all = channels(node.tops[0], self.graph) as f64;
+        let of = move |i: u64| if i < own { x } else { Moments::NORMAL };
+        let specs = self.graph.param_specs(node).expect("a valid graph");
+        for (t, filter) in specs.iter().take(transitions).enumerate() {
+            let fan_in = filter.shape.count() / filter.shape[0].max(1);
+            // A rectified normal distribution has half of its square.
+            self.set_normal(node, t, 0.0, (2.0 / fan_in as f64).sqrt());
+            self.set(node, transitions + t, |s, i| 0.8 + 0.4 * s.uniform(i));
+            self.set_normal(node, 2 * transitions + t, 0.0, BIAS);
+            self.set(node, 3 * transitions + t, move |_, i| of(i).mean as f32);
+            self.set(node, 4 * transitions + t, move |s, i| {
+                let variance = of(i).deviation().powi(2);
+                (variance * (0.8 + 0.4 * f64::from(s.uniform(i)))) as f32
+            });
+        }
+        self.set(node, 5 * transitions, |_, _| 1.0);
+        let share = own as f64 / all;
+        Moments {
+            mean: share * x.mean,
+            square: share * x.square + 1.0 - share,
+        }
     }
 
     /// Items of norm 1, times a scale that brings elements to a size of about 1.

@@ -267,7 +267,7 @@ fn what_is_fetched_ahead_may_lie_anywhere() {
         let mut args = vec![pointer(src), pointer(weights), pointer(bias)];
         args.extend([Arg::Null, Arg::Null, pointer(dst), Arg::Table(offsets)]);
         args.extend(sizes);
-        args.extend([Arg::F32(0.0), ahead, Arg::Len(16)]);
+        args.extend([Arg::F32(0.0), ahead, Arg::Len(16), Arg::Len(0)]);
         let leaf = Leaf::Tile {
             mr: 1,
             nb: 1,

@@ -295,6 +295,7 @@ fn calls(isa: Isa) -> Program {
             Arg::F32(0.125),
             Arg::Ahead(at(weights, 32 * 16, &[(I, 1 << 40), (J, 16)])),
             Arg::Len(16),
+            Arg::Len(1 << 30),
         ],
     };
     let double = map(

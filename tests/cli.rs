@@ -1046,8 +1046,8 @@ fn refused_memory_is_a_message() {
 
 /// A convolution for which there are several ways.
 const CONVOLUTION_NET: &str = r#"
-layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 64, 28, 28] } } }
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 64 kernel_size: 3 pad: 1 } }
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 32, 10, 10] } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 32 kernel_size: 3 pad: 1 } }
 "#;
 
 #[test]
@@ -1077,5 +1077,9 @@ fn what_was_measured_is_kept_and_followed() {
     assert!(text(&out.stderr).contains("is not a tuning cache"));
     assert_eq!(out.status.code(), Some(0));
     assert_eq!(read()["version"], 1);
-    assert!(place.fails(2, &format!("{dump} --tune-cache t.json")).contains("--tune"));
+    assert!(
+        place
+            .fails(2, &format!("{dump} --tune-cache t.json"))
+            .contains("--tune")
+    );
 }

@@ -43,7 +43,9 @@ fn answered(question: &Question, way: &str) -> Options {
 fn steps(graph: &Valid, options: &Options) -> Vec<String> {
     let plan = caffec::plan(graph.clone(), options).unwrap();
     let steps = plan.program.steps.iter().map(|s| s.about.clone());
-    steps.filter(|about| about.contains("convolution")).collect()
+    steps
+        .filter(|about| about.contains("convolution"))
+        .collect()
 }
 
 #[test]

@@ -459,7 +459,7 @@ impl Nest<'_> {
     /// Pixels from channel block to channel block of an intermediate: an odd number, or
     /// the blocks of a pixel would meet in few sets of the caches.
     fn room(&self) -> usize {
-        self.rows * self.dst.w | 1
+        (self.rows * self.dst.w) | 1
     }
 
     fn region(&self, b: &mut Builder, stages: &[Stage]) -> Result<Region> {

@@ -21,7 +21,8 @@
 //! * `Pooling3D` (C3D) is over length, height and width of `[N, C, L, H, W]`, rounds up and
 //!   drops no window; padding is for AVE, in height and width.
 //! * `NdPooling` (video-caffe, which runs it by cuDNN) gives a kernel and a stride for each of
-//!   two or three axes as `kernel_shape` and `stride_shape`, and rounds up.
+//!   two or three axes as `kernel_shape` and `stride_shape`, and rounds up; AVE where no
+//!   window reaches beyond the bottom.
 
 use super::{Cx, Layer, Taps};
 use crate::diag::Result;
@@ -56,6 +57,8 @@ pub enum Method {
 pub enum Round {
     Ceil,
     Floor,
+    /// There is no need to: no window may reach beyond the bottom.
+    Whole,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -214,7 +217,7 @@ impl Pooling {
         // In f32 because Caffe rounds it so.
         let steps = (input + (pad[0] + pad[1]) as i64 - kernel) as f32 / stride as f32;
         let steps = match self.round {
-            Round::Ceil => steps.ceil(),
+            Round::Ceil | Round::Whole => steps.ceil(),
             Round::Floor => steps.floor(),
         };
         let size = steps as i64 + 1;
@@ -394,10 +397,14 @@ impl Pooling {
             let message = "NdPooling takes pool, kernel_shape and stride_shape only";
             return Err(cx.unsupported("pooling_param", message).into());
         }
-        if p.pool() != PoolMethod::Max {
-            let message = "only MAX: by what cuDNN divides a mean at the edge is its own";
-            return Err(cx.unsupported("pooling_param.pool", message).into());
-        }
+        let (method, round) = match p.pool() {
+            PoolMethod::Max => (Method::Max, Round::Ceil),
+            PoolMethod::Ave => (Method::Ave, Round::Whole),
+            _ => {
+                let message = "NdPooling takes MAX and AVE only";
+                return Err(cx.unsupported("pooling_param.pool", message).into());
+            }
+        };
         cx.counts(1..=1, 1..=1)?;
         cx.not_in_place()?;
         let sizes = |field: &str, shape: &Option<BlobShape>| -> Result<Vec<usize>> {
@@ -421,7 +428,7 @@ impl Pooling {
             return Err(cx.invalid("pooling_param.stride_shape", message).into());
         }
         Ok(Pooling {
-            method: Method::Max,
+            method,
             exclude_pad: false,
             kernel: Some(kernel),
             stride,
@@ -429,7 +436,7 @@ impl Pooling {
                 before: vec![0; axes],
                 after: vec![0; axes],
             },
-            round: Round::Ceil,
+            round,
             axes,
         })
     }
@@ -517,6 +524,11 @@ impl Layer for Pooling {
         }
         let g = self.resolve(&bottoms[0]);
         let g = g.map_err(|message| cx.invalid("pooling_param", message))?;
+        let beyond = |axis: &Axis| (axis.output - 1) * axis.stride + axis.kernel > axis.input;
+        if self.round == Round::Whole && g.axes.iter().any(beyond) {
+            let message = "a mean of windows that reach beyond the bottom: by what cuDNN divides it is its own";
+            return Err(cx.unsupported("pooling_param.pool", message).into());
+        }
         let mut dims = bottoms[0][..2].to_vec();
         dims.extend(g.sizes(|axis| axis.output));
         Ok(vec![cx.locate("pooling_param", Shape::new(dims))?; cx.tops])
@@ -837,6 +849,13 @@ mod tests {
         );
         let y = forward::<Pooling>(&nd(&p), &[&x], &[]).remove(0);
         assert_eq!(y, tensor(&[1, 1, 2, 1, 2], [8., 6., 9., 9.]));
+        let mean = PoolingParameter {
+            pool: Some(PoolMethod::Ave.into()),
+            kernel_shape: shape(&[2, 2, 1]),
+            ..p.clone()
+        };
+        let y = forward::<Pooling>(&nd(&mean), &[&x], &[]).remove(0);
+        assert_eq!(y, tensor(&[1, 1, 1, 1, 2], [5.75, 6.75]));
         let dims: &[usize] = &[1, 1, 2, 2, 3];
         assert!(refusal::<Pooling>(&param(p.clone()), &[dims]).contains("NdPooling"));
         for (p, field) in [

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod summary;
 mod talk;
+mod tuning;
 mod upgrade;
 mod worker;
 

@@ -14,6 +14,7 @@
 //! | [`leaf`] | | micro-kernels that programs call, as Rust source |
 //! | [`backend`] | a checked program | machine code, or one Rust source file |
 //! | [`runtime`] | machine code, weights | an [`runtime::exec::Executable`] that runs; also files of tensors and pictures |
+//! | [`tune`] | a graph | the fastest ways to compute its convolutions, by measuring |
 //! | [`summary`] | a graph | its figures |
 //! | `cli` (of the program) | arguments | an exit code; the only printing |
 //!
@@ -34,19 +35,21 @@ pub mod lower;
 pub mod passes;
 pub mod runtime;
 pub mod summary;
+pub mod tune;
 pub mod weights;
 
 use diag::{Diagnostic, Result};
 use ir::Valid;
 use kernel::Checked;
 use leaf::Isa;
-use lower::{Chains, Convolutions, Pack};
+use lower::{Chains, Convolutions, Pack, Tuning};
 use passes::Fuse;
 use runtime::arena::Block;
 use runtime::exec::{Engine, Executable};
+use std::sync::Arc;
 
 /// What a compilation may choose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub isa: Isa,
     pub fuse: Fuse,
@@ -54,6 +57,8 @@ pub struct Options {
     pub chains: Chains,
     /// How convolutions are computed for which there are several ways.
     pub convolutions: Convolutions,
+    /// What [`tune::tune`] has found.
+    pub tuning: Arc<Tuning>,
     pub engine: Engine,
 }
 
@@ -65,6 +70,7 @@ impl Default for Options {
             fuse: Fuse::All,
             chains: Chains::WhereItPays,
             convolutions: Convolutions::WhereItPays,
+            tuning: Arc::default(),
             engine: Engine::Jit,
         }
     }
@@ -77,6 +83,7 @@ impl Options {
             isa: self.isa,
             chains: self.chains,
             convolutions: self.convolutions,
+            tuning: self.tuning.clone(),
         }
     }
 }
@@ -88,6 +95,8 @@ pub struct Plan {
     pub graph: Valid,
     pub program: Checked,
     pub packs: Vec<Pack>,
+    /// How each of the graph's chains was cut, and why.
+    pub chains: Vec<String>,
 }
 
 /// From a valid graph, whose parameters have data, to a program that can run or be
@@ -98,12 +107,12 @@ pub struct Plan {
 pub fn plan(graph: Valid, options: &Options) -> Result<Plan> {
     let graph = passes::run(graph, options.fuse);
     let lowered = lower::lower(&graph, &options.lowering())?;
-    let packs = lowered.packs;
     let wrong = |bug| Diagnostic::bug(format!("the kernel program is wrong: {bug}"));
     Ok(Plan {
         program: lowered.program.check().map_err(wrong)?,
         graph,
-        packs,
+        packs: lowered.packs,
+        chains: lowered.chains,
     })
 }
 

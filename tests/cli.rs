@@ -1043,3 +1043,43 @@ fn refused_memory_is_a_message() {
         );
     }
 }
+
+/// A convolution for which there are several ways.
+const CONVOLUTION_NET: &str = r#"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 32, 10, 10] } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 32 kernel_size: 3 pad: 1 } }
+"#;
+
+#[test]
+fn what_was_measured_is_kept_and_followed() {
+    let place = Place::new(&[("net.prototxt", CONVOLUTION_NET)]);
+    let cache = place.path("caches/t.json");
+    let dump = "dump net.prototxt --at kernel";
+    let tuned = format!("{dump} --tune --tune-cache caches/t.json");
+    let read = || -> Value { serde_json::from_str(&fs::read_to_string(&cache).unwrap()).unwrap() };
+    assert!(place.ok(dump).contains("Winograd"));
+    place.ok(&tuned);
+    // By hand: the direct way, which nothing is measured against any more.
+    let mut kept = read();
+    let machines = kept["machines"].as_object_mut().unwrap();
+    for found in machines.values_mut() {
+        let found = found.as_object_mut().unwrap();
+        assert_eq!(found.len(), 1);
+        found.values_mut().for_each(|way| *way = "direct".into());
+    }
+    fs::write(&cache, kept.to_string()).unwrap();
+    assert!(!place.ok(&tuned).contains("Winograd"));
+    assert!(place.ok(dump).contains("Winograd"));
+    assert_eq!(read(), kept);
+    // Something else is told about and replaced.
+    fs::write(&cache, "{").unwrap();
+    let out = place.output(&tuned);
+    assert!(text(&out.stderr).contains("is not a tuning cache"));
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(read()["version"], 1);
+    assert!(
+        place
+            .fails(2, &format!("{dump} --tune-cache t.json"))
+            .contains("--tune")
+    );
+}

@@ -173,6 +173,17 @@ pub struct WeightArgs {
     pub allow_missing_weights: bool,
 }
 
+/// Measuring instead of estimating.
+#[derive(Args)]
+pub struct TuneArgs {
+    /// Measure which way of computing a convolution is the fastest here, and keep the answers
+    #[arg(long)]
+    pub tune: bool,
+    /// Where they are kept [default: caffec/tuning.json in the user's cache folder]
+    #[arg(long, value_name = "FILE", requires = "tune")]
+    pub tune_cache: Option<PathBuf>,
+}
+
 /// How the net is lowered and run.
 #[derive(Args)]
 pub struct EngineArgs {
@@ -182,6 +193,8 @@ pub struct EngineArgs {
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto")]
     pub conv: ConvArg,
+    #[command(flatten)]
+    pub tune: TuneArgs,
     /// Instruction set
     #[arg(long, value_enum, default_value = "native")]
     pub isa: IsaArg,
@@ -308,6 +321,8 @@ pub struct PlanArgs {
     /// How convolutions are computed
     #[arg(long, value_enum, default_value = "auto")]
     pub conv: ConvArg,
+    #[command(flatten)]
+    pub tune: TuneArgs,
     /// Instruction set; native stands for all in Rust source, chosen where it runs
     #[arg(long, value_enum, default_value = "native")]
     pub isa: IsaArg,

@@ -6,15 +6,15 @@
 
 mod steps;
 
-use super::args::{Backend, BenchArgs};
+use super::args::{Backend, BenchArgs, EngineArgs};
 use super::model::{self, Machine, executable};
 use super::talk::Progress;
+use super::tuning::tuned;
 use super::{Failure, Outcome, inputs, run, worker};
 use caffec::diag;
 use caffec::diag::{Result, Sources};
 use caffec::ir::{Blob, BlobId, Graph, Tensor, Valid, room};
 use caffec::leaf::Isa;
-use caffec::lower::Convolutions;
 use caffec::runtime::exec::{Context, Engine, Executable};
 use caffec::runtime::peak::fma_peak;
 use caffec::summary::{Table, human_bytes};
@@ -234,7 +234,7 @@ fn compare(args: &BenchArgs, sources: &mut Sources) -> Outcome {
     let mut reports = Reports::new(args);
     each_batch(args, sources, |graph, inputs, batch| {
         let name = graph.name.clone();
-        let mut duel = Duel::new(graph, inputs, args.engine.conv.into(), isa)?;
+        let mut duel = Duel::new(graph, inputs, &args.engine, isa)?;
         for &threads in &args.threads {
             let report = duel.fight(threads, args.runs)?;
             let head = heading(&name, batch, threads, isa);
@@ -316,12 +316,14 @@ fn heading(net: &str, batch: Option<usize>, threads: usize, isa: Isa) -> String 
 /// Layers that are reported together.
 struct Group {
     name: String,
+    /// How it was cut.
+    why: String,
     layers: BTreeSet<String>,
 }
 
-/// The chains of a graph.
-fn chains(graph: &Graph) -> Vec<Group> {
-    let group = |chain: &Vec<caffec::ir::NodeId>| {
+/// The chains of a graph, with how they were cut.
+fn chains(graph: &Graph, why: Vec<String>) -> Vec<Group> {
+    let group = |(chain, why): (&Vec<caffec::ir::NodeId>, String)| {
         let nodes = chain.iter().map(|&id| &graph[id]);
         Group {
             name: nodes
@@ -329,10 +331,11 @@ fn chains(graph: &Graph) -> Vec<Group> {
                 .map(|n| n.name.as_str())
                 .collect::<Vec<_>>()
                 .join(" → "),
+            why,
             layers: nodes.flat_map(|n| n.layers.iter().cloned()).collect(),
         }
     };
-    graph.chains.iter().map(group).collect()
+    graph.chains.iter().zip(why).map(group).collect()
 }
 
 /// A contestant: the executable and the group of each of its steps.
@@ -391,17 +394,16 @@ struct Duel {
 }
 
 impl Duel {
-    fn new(
-        graph: Valid,
-        inputs: Vec<Tensor>,
-        convolutions: Convolutions,
-        isa: Isa,
-    ) -> Result<Duel> {
-        let options = |no_fuse| model::options(no_fuse, convolutions, isa, Engine::Jit);
+    fn new(graph: Valid, inputs: Vec<Tensor>, engine: &EngineArgs, isa: Isa) -> Result<Duel> {
+        let options = |no_fuse| {
+            let options = model::options(no_fuse, engine.conv.into(), isa, Engine::Jit);
+            tuned(&engine.tune, &graph, options)
+        };
+        let (fused, unfused) = (options(false)?, options(true)?);
         let outputs = model::output_tensors(&graph)?;
-        let (fused, after) = executable(graph.clone(), &options(false))?;
-        let (unfused, _) = executable(graph, &options(true))?;
-        let groups = chains(&after);
+        let (fused, after, why) = executable(graph.clone(), &fused)?;
+        let (unfused, ..) = executable(graph, &unfused)?;
+        let groups = chains(&after, why);
         Ok(Duel {
             sides: [fused, unfused].map(|exe| Contestant::new(exe, &groups)),
             groups,
@@ -445,8 +447,11 @@ impl Duel {
 
     fn report(&self, threads: usize, times: &[Vec<Vec<f64>>; 2], peaks: &[f64]) -> Report {
         let groups = self.groups.len();
-        let names = self.groups.iter().map(|g| g.name.as_str());
-        let names = names.chain(["other layers", "total"]);
+        let named = self
+            .groups
+            .iter()
+            .map(|g| (g.name.as_str(), g.why.as_str()));
+        let named = named.chain([("other layers", ""), ("total", "")]);
         let figures = |figure: fn(&caffec::kernel::Step) -> u64| {
             [0, 1].map(|s: usize| {
                 let side = &self.sides[s];
@@ -456,8 +461,9 @@ impl Duel {
             })
         };
         let (macs, traffic) = (figures(|s| s.macs), figures(|s| s.traffic));
-        let lines = names.enumerate().map(|(g, name)| Line {
+        let lines = named.enumerate().map(|(g, (name, why))| Line {
             name: diag::clean(name),
+            why: diag::clean(why),
             macs: macs[1][g],
             ms: [0, 1].map(|side: usize| times[side].iter().map(|round| round[g]).collect()),
             traffic: [traffic[0][g], traffic[1][g]],
@@ -480,6 +486,8 @@ struct Report {
 
 struct Line {
     name: String,
+    /// How a chain was cut.
+    why: String,
     macs: f64,
     ms: [Vec<f64>; 2],
     traffic: [f64; 2],
@@ -540,11 +548,15 @@ impl Report {
                 traffic[1].clone(),
             ]);
         }
-        format!(
+        let mut text = format!(
             "; FMA peak {:.1} GFLOP/s; {rounds} rounds in turns\n\n{}",
             self.peak,
             table.text()
-        )
+        );
+        for line in self.lines.iter().filter(|line| !line.why.is_empty()) {
+            text += &format!("  {}\n", line.why);
+        }
+        text
     }
 
     fn json(&self, name: &str, batch: Option<usize>, isa: Isa) -> Value {
@@ -576,6 +588,7 @@ impl Report {
         let ratio = line.ratio();
         json!({
             "layers": line.name,
+            "why": line.why,
             "macs": line.macs as u64,
             "ratio": ratio.median,
             "ratio_quartiles": [ratio.lower, ratio.upper],
@@ -601,6 +614,7 @@ mod tests {
     fn ratios_are_taken_round_by_round() {
         let line = Line {
             name: "x".into(),
+            why: String::new(),
             macs: 2e6,
             ms: [vec![1.0, 2.0, 4.0], vec![2.0, 4.0, 4.0]],
             traffic: [0.0, 0.0],

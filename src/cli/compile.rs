@@ -4,6 +4,7 @@ use super::Outcome;
 use super::args::{CompileArgs, NetArgs, PlanArgs, WeightArgs};
 use super::model::{self, Model};
 use super::talk::{self, Progress};
+use super::tuning::tuned;
 use caffec::backend::rust::{Emit, Weights, write_weights};
 use caffec::diag::{Result, Sources};
 use caffec::ir::Valid;
@@ -12,7 +13,7 @@ use caffec::leaf::Isa;
 use caffec::runtime::exec::Engine;
 use caffec::runtime::tensor_file::Staged;
 use caffec::summary::human_bytes;
-use caffec::{Plan, plan};
+use caffec::{Options, Plan, plan};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -100,18 +101,27 @@ pub fn weights_origin(args: &WeightArgs, net: &NetArgs, graph: &mut Valid) -> Re
 
 /// The net for one instruction set, or for all if none is named.
 pub fn plan_all(graph: &Valid, args: &PlanArgs) -> Result<Vec<Plan>> {
-    let _progress = Progress::new("compiling");
     let isas = match args.isa.named() {
         Some(isa) => vec![isa],
         None => Isa::ALL.to_vec(),
     };
+    // All have the same weights block, so all do as the best that there is here.
+    let options = options(args, args.isa.named().unwrap_or_else(Isa::detect), graph)?;
+    let _progress = Progress::new("compiling");
     let one = |isa| {
-        plan(
-            graph.clone(),
-            &model::options(args.no_fuse, args.conv.into(), isa, Engine::Jit),
-        )
+        let options = Options {
+            isa,
+            ..options.clone()
+        };
+        plan(graph.clone(), &options)
     };
     isas.into_iter().map(one).collect()
+}
+
+/// What `args` say for one instruction set, with what was measured.
+pub fn options(args: &PlanArgs, isa: Isa, graph: &Valid) -> Result<Options> {
+    let options = model::options(args.no_fuse, args.conv.into(), isa, Engine::Jit);
+    tuned(&args.tune, graph, options)
 }
 
 fn programs(plans: &[Plan]) -> Vec<&Checked> {

@@ -8,7 +8,6 @@ use caffec::diag::Sources;
 use caffec::frontend::read_unchanged;
 use caffec::leaf::Isa;
 use caffec::plan;
-use caffec::runtime::exec::Engine;
 use std::io::{self, Write};
 
 pub fn run(args: &DumpArgs, sources: &mut Sources) -> Outcome {
@@ -49,10 +48,8 @@ fn compiled(args: &DumpArgs, sources: &mut Sources) -> Result<String, Failure> {
         ));
     }
     let isa = args.plan.isa.named().unwrap_or_else(Isa::detect);
-    let plan = plan(
-        graph,
-        &model::options(args.plan.no_fuse, args.plan.conv.into(), isa, Engine::Jit),
-    )?;
+    let options = compile::options(&args.plan, isa, &graph)?;
+    let plan = plan(graph, &options)?;
     Ok(match args.at {
         Stage::Fused => plan.graph.dump(),
         Stage::Kernel => plan.program.dump(),

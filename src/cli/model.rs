@@ -2,6 +2,7 @@
 
 use super::args::{Backend, EngineArgs, NetArgs, StateArgs, WeightArgs};
 use super::talk::{self, Progress};
+use super::tuning::tuned;
 use super::{Failure, IsaArg};
 use caffec::diag::{Diagnostic, Kind, Result, Sources, clean};
 use caffec::frontend::binary::WeightsFile;
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A net that has been read.
 pub struct Model {
@@ -222,6 +224,7 @@ pub fn options(no_fuse: bool, convolutions: Convolutions, isa: Isa, engine: Engi
         fuse: if no_fuse { Fuse::None } else { Fuse::All },
         chains: Chains::WhereItPays,
         convolutions,
+        tuning: Arc::default(),
         engine,
     }
 }
@@ -250,6 +253,7 @@ impl Machine {
             }
         };
         let options = options(args.no_fuse, args.conv.into(), isa, engine);
+        let options = tuned(&args.tune, &graph, options)?;
         let exe = Box::new(executable(graph, &options)?.0);
         let context = exe.context(threads)?;
         Ok(Machine::Program { exe, context })
@@ -275,16 +279,22 @@ impl Machine {
     }
 }
 
-/// Compiles and packs, telling how far it is; also gives the graph after the passes.
-pub fn executable(graph: Valid, options: &Options) -> Result<(Executable, Valid)> {
+/// Compiles and packs, telling how far it is; also gives the graph after the passes and
+/// how its chains were cut.
+pub fn executable(graph: Valid, options: &Options) -> Result<(Executable, Valid, Vec<String>)> {
     let progress = Progress::new("compiling");
     let plan = plan(graph, options)?;
     progress.now("packing weights");
     let weights = plan.pack()?;
     progress.now("making code");
-    let Plan { graph, program, .. } = plan;
+    let Plan {
+        graph,
+        program,
+        chains,
+        ..
+    } = plan;
     let exe = Executable::new(program, weights, options.engine)?;
-    Ok((exe, graph))
+    Ok((exe, graph, chains))
 }
 
 /// Zeros for all outputs, counts of others included. Errors: `Io` without memory for them

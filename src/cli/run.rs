@@ -58,7 +58,7 @@ pub fn run(args: &RunArgs, sources: &mut Sources) -> Outcome {
 }
 
 /// As many threads as the machine runs at once.
-fn all_threads() -> usize {
+pub fn all_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

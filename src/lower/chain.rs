@@ -3,142 +3,326 @@
 //!
 //! Intermediates live in the thread's scratch as `[channel block][pixel][16]`. What it
 //! saves is writing and reading the intermediate blobs; what it costs is reading all
-//! weights again for every few rows. [`groups`] weighs the two for every way to cut
-//! a chain into runs.
+//! weights, and source rows that windows share, again for every few rows, and tasks that
+//! divide less evenly. [`cut`] weighs them for every way to cut a chain into runs.
 
 use super::conv::{Conv, addr};
 use super::product::{EpilogueAddrs, pack_weights};
 use super::source::{self, Source};
 use super::tile::{self, TileCall, TileKind};
 use super::view::Blocked;
-use super::{Builder, Chains, Options, for_loop, winograd};
-use crate::diag::{Diagnostic, Result};
+use super::{Builder, Chains, for_loop};
+use crate::diag::Result;
 use crate::ir::{Graph, Node, NodeId};
 use crate::kernel::{Addr, Region, Stmt, Var};
 use crate::layers::Op;
 use crate::leaf::BLOCK;
+use crate::summary::human_bytes;
 
 /// Intermediates of a task should take at most this.
-const SCRATCH_BYTES: usize = 256 << 10;
+const SCRATCH_BYTES: usize = 384 << 10;
 
-/// What a second-level cache holds beside other data.
+/// What a second- and a third-level cache hold beside other data.
 const L2_BYTES: usize = 640 << 10;
+const L3_BYTES: usize = 16 << 20;
+
+/// What one core does in a nanosecond, and what a task costs beside that: its first bytes
+/// come from far away.
+const MACS_IN_NANOSECOND: f64 = 120.0;
+const TASK_NANOSECONDS: f64 = 1000.0;
+
+/// Bytes in a nanosecond: from the second-level cache; from farther away; of a few rows here
+/// and there, which come late; and of blobs that are written and read from end to end, most
+/// of which the multiply-adds hide.
+const NEAR_RATE: f64 = 80.0;
+const FAR_RATE: f64 = 20.0;
+const ROWS_RATE: f64 = 12.0;
+const BLOB_RATE: f64 = 75.0;
+
+/// The share of the work that a run must save: the model knows no better.
+const LEAST_GAIN: f64 = 0.01;
+
+/// Numbers of rows that the model looks at, beside the largest.
+const MOST_TRIED: usize = 63;
 
 /// Nodes of the longest run: longer ones gain nothing more, and the search for the
 /// best way to cut a chain stays linear in its length.
 const LONGEST: usize = 16;
 
-/// All nodes in order, those that become one loop nest together, at the place of the
-/// last of them.
-pub fn groups(graph: &Graph, options: &Options) -> Vec<Vec<NodeId>> {
-    let mut group_of: Vec<Option<Vec<NodeId>>> = vec![None; graph.nodes.len()];
-    let mut inner = vec![false; graph.nodes.len()];
-    for chain in &graph.chains {
-        for run in cut(graph, chain, options) {
-            let (last, before) = run.split_last().expect("a run has nodes");
-            before.iter().for_each(|n| inner[n.0 as usize] = true);
-            group_of[last.0 as usize] = Some(run.clone());
+/// Tasks that a run must have, so that several threads have something to do.
+const LEAST_TASKS: usize = 4;
+
+/// Nodes of the longest chain of which all cuts are measured, and rows at a time.
+const MOST_MEASURED: usize = 4;
+const ROWS_MEASURED: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28];
+
+/// Nodes that become one loop nest.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub nodes: Vec<NodeId>,
+    /// Output rows that go through it together, if it has several nodes.
+    pub rows: usize,
+}
+
+impl Run {
+    pub fn of_one(node: NodeId) -> Run {
+        Run {
+            nodes: vec![node],
+            rows: 0,
         }
     }
-    let ids = (0..graph.nodes.len() as u32).map(NodeId);
-    ids.filter(|n| !inner[n.0 as usize])
-        .map(|n| group_of[n.0 as usize].take().unwrap_or_else(|| vec![n]))
-        .collect()
 }
 
-/// Whether a node can be part of a run. Of grouped convolutions only depthwise ones have
-/// the loops of this nest; Winograd's have others.
-fn linkable(graph: &Graph, options: &Options, id: NodeId) -> bool {
-    let simple = |conv: Conv| {
-        (conv.group == 1 || conv.is_depthwise())
-            && winograd::choose(graph, options, &conv).is_none()
-    };
-    spec(graph, &graph[id]).is_ok_and(simple)
+/// The convolution of a node of a chain.
+pub fn conv(graph: &Graph, id: NodeId) -> Option<Conv> {
+    match &graph[id].op {
+        Op::Convolution(layer) => Some(layer.conv(graph, &graph[id], 0)),
+        _ => None,
+    }
 }
 
-/// The chain in runs, by the largest sum of gains.
-fn cut(graph: &Graph, chain: &[NodeId], options: &Options) -> Vec<Vec<NodeId>> {
-    let linkable: Vec<bool> = chain.iter().map(|&n| linkable(graph, options, n)).collect();
-    let worth = |start: usize, end: usize| -> Option<f64> {
-        // A residual is added by the last one only.
-        let inner = &chain[start..end - 1];
-        let sums = inner.iter().any(|&n| graph[n].epilogue.residual);
-        let legal = linkable[start..end].iter().all(|&l| l) && !sums;
-        match (end - start, options.chains) {
-            (1, _) => Some(0.0),
-            _ if !legal => None,
-            (n, Chains::Always) => Some((n * n) as f64),
-            _ => Some(gain(graph, &chain[start..end])).filter(|g| *g > 0.0),
+/// Whether nodes that follow each other can be a run. Of grouped convolutions only
+/// depthwise ones have the loops of this nest; a residual is added by the last one only.
+fn legal(graph: &Graph, nodes: &[NodeId]) -> bool {
+    let simple =
+        |&id: &NodeId| conv(graph, id).is_some_and(|conv| conv.group == 1 || conv.is_depthwise());
+    let sums = |&id: &NodeId| graph[id].epilogue.residual;
+    let some = graph.shape(graph[nodes[0]].tops[0]).count() > 0;
+    let inner = &nodes[..nodes.len() - 1];
+    inner.is_empty() || some && nodes.iter().all(simple) && !inner.iter().any(sums)
+}
+
+/// The chain in runs, by the largest sum of gains. `taken`: nodes with loops of their own.
+pub fn cut(
+    graph: &Graph,
+    chain: &[NodeId],
+    chains: Chains,
+    taken: impl Fn(NodeId) -> bool,
+) -> Vec<Run> {
+    let worth = |start: usize, end: usize| -> Option<(f64, Run)> {
+        let nodes = &chain[start..end];
+        if nodes.len() == 1 {
+            return Some((0.0, Run::of_one(nodes[0])));
         }
+        if !legal(graph, nodes) || nodes.iter().any(|&id| taken(id)) {
+            return None;
+        }
+        let best = Estimate::best(graph, nodes);
+        let gain = match chains {
+            Chains::Always => (nodes.len() * nodes.len()) as f64,
+            Chains::WhereItPays if best.pays() => best.gain,
+            Chains::WhereItPays => return None,
+        };
+        let run = Run {
+            nodes: nodes.to_vec(),
+            rows: best.rows,
+        };
+        Some((gain, run))
     };
-    // best[i]: the best way to cut the first i nodes, as (gain, start of the last run).
-    let mut best: Vec<(f64, usize)> = vec![(0.0, 0)];
+    // best[i]: the best way to cut the first i nodes, as (gain, the last run).
+    let mut best: Vec<(f64, Option<Run>)> = vec![(0.0, None)];
     for end in 1..=chain.len() {
-        let starts = (end.saturating_sub(LONGEST)..end).filter_map(|start| {
-            let gain = worth(start, end)?;
-            Some((best[start].0 + gain, start))
+        let runs = (end.saturating_sub(LONGEST)..end).filter_map(|start| {
+            let (gain, run) = worth(start, end)?;
+            Some((best[start].0 + gain, Some(run)))
         });
-        let choice = starts.max_by(|a, b| a.0.total_cmp(&b.0));
+        let choice = runs.max_by(|a, b| a.0.total_cmp(&b.0));
         best.push(choice.expect("a run of one node is always possible"));
     }
     let mut runs = Vec::new();
     let mut end = chain.len();
-    while end > 0 {
-        let start = best[end].1;
-        runs.push(chain[start..end].to_vec());
-        end = start;
+    while let Some(run) = best[end].1.take() {
+        end -= run.nodes.len();
+        runs.push(run);
     }
     runs.reverse();
     runs
 }
 
-/// Nanoseconds that fusing a run saves, by the model: intermediates not written and
-/// read, less the weights read again for each block of rows.
-fn gain(graph: &Graph, run: &[NodeId]) -> f64 {
-    let bytes = |count: usize| 4 * count;
-    let between = &run[..run.len() - 1];
-    let intermediates: usize = between
-        .iter()
-        .map(|&n| bytes(graph.shape(graph[n].tops[0]).count()))
-        .sum();
-    let weights: usize = run
-        .iter()
-        .flat_map(|&n| &graph[n].params)
-        .map(|&p| bytes(graph[p].spec.shape.count()))
-        .sum();
-    let Some([n, _, h, w]) = graph.shape(graph[run[0]].tops[0]).nchw() else {
+/// Ways to cut a chain that are worth measuring: all nodes apart and, of short chains, all
+/// others, with several numbers of rows.
+pub fn cuts(graph: &Graph, chain: &[NodeId]) -> Vec<Vec<Run>> {
+    let places = match chain.len() {
+        n if n <= MOST_MEASURED => n - 1,
+        _ => 0,
+    };
+    let mut cuts = Vec::new();
+    for together in 0..1_u32 << places {
+        let mut pieces: Vec<Vec<NodeId>> = Vec::new();
+        for (i, &id) in chain.iter().enumerate() {
+            match pieces.last_mut() {
+                Some(piece) if together >> (i - 1) & 1 == 1 => piece.push(id),
+                _ => pieces.push(vec![id]),
+            }
+        }
+        if !pieces.iter().all(|piece| legal(graph, piece)) {
+            continue;
+        }
+        let fused = pieces.iter().any(|piece| piece.len() > 1);
+        let rows = if fused { ROWS_MEASURED } else { &[0] };
+        for &rows in rows {
+            let run = |nodes: &Vec<NodeId>| Run {
+                nodes: nodes.clone(),
+                rows: if nodes.len() > 1 { rows } else { 0 },
+            };
+            let cut: Vec<Run> = pieces.iter().map(run).collect();
+            let sensible = |run: &Run| {
+                run.nodes.len() == 1
+                    || Estimate::of(graph, &run.nodes, run.rows).tasks >= LEAST_TASKS
+            };
+            if cut.iter().all(sensible) {
+                cuts.push(cut);
+            }
+        }
+    }
+    cuts
+}
+
+/// What fusing a run saves and what it costs, by the model.
+struct Estimate {
+    rows: usize,
+    height: usize,
+    /// Bytes of the intermediates, and of the weights.
+    intermediates: usize,
+    weights: usize,
+    /// Each reads the weights.
+    tasks: usize,
+    /// Nanoseconds: what it saves less what it costs, and what it must save to be worth it.
+    gain: f64,
+    least: f64,
+}
+
+impl Estimate {
+    /// That of the best number of rows.
+    fn best(graph: &Graph, nodes: &[NodeId]) -> Estimate {
+        let shape = |id: NodeId| graph.shape(graph[id].tops[0]);
+        let [_, _, h, w] = shape(nodes[0]).nchw().unwrap_or([1; 4]);
+        let channels = |&id: &NodeId| shape(id)[1].next_multiple_of(BLOCK);
+        let widest = nodes[..nodes.len() - 1].iter().map(channels).max();
+        // Two stages' results are there at a time.
+        let row_bytes = 2 * 4 * widest.unwrap_or(BLOCK) * w;
+        let most = (SCRATCH_BYTES / row_bytes.max(1)).clamp(1, h.max(1));
+        let fewest = h.div_ceil(most).max(1);
+        let blocks = fewest..=h.clamp(fewest, fewest + MOST_TRIED);
+        let estimates = blocks.map(|n| Estimate::of(graph, nodes, h.div_ceil(n).max(1)));
+        let best = estimates.max_by(|a, b| a.gain.total_cmp(&b.gain));
+        best.expect("at least one number of blocks")
+    }
+
+    fn of(graph: &Graph, nodes: &[NodeId], rows: usize) -> Estimate {
+        let shape = |id: NodeId| graph.shape(graph[id].tops[0]);
+        let [n, _, height, _] = shape(nodes[0]).nchw().unwrap_or([1; 4]);
+        let between = &nodes[..nodes.len() - 1];
+        let intermediates = 4 * between.iter().map(|&id| shape(id).count()).sum::<usize>();
+        let params = nodes.iter().flat_map(|&id| &graph[id].params);
+        let weights = 4 * params.map(|&p| graph[p].spec.shape.count()).sum::<usize>();
+        let tasks = n * Rows::cut(height, rows)
+            .iter()
+            .map(|r| r.blocks)
+            .sum::<usize>();
+        let macs: u64 = nodes.iter().map(|&id| node_macs(graph, &graph[id])).sum();
+        let work = macs as f64 / MACS_IN_NANOSECOND;
+        // Half of what four cores lose when tasks do not divide evenly.
+        let even = tasks.next_multiple_of(4) as f64 / tasks.max(1) as f64;
+        let times = |count: usize| tasks.saturating_sub(count) as f64;
+        let again = times(1) * weights as f64 / rate(weights)
+            + times(n) * shared_bytes(graph, nodes[0]) / ROWS_RATE;
+        let lost = match tasks {
+            0..LEAST_TASKS => f64::INFINITY,
+            _ => again + tasks as f64 * TASK_NANOSECONDS + work * (even - 1.0) / 2.0,
+        };
+        let moved = match intermediates {
+            _ if intermediates <= L2_BYTES => 0,
+            _ => 2 * intermediates,
+        };
+        Estimate {
+            rows,
+            height,
+            intermediates,
+            weights,
+            tasks,
+            gain: moved as f64 / BLOB_RATE - lost,
+            least: work * LEAST_GAIN,
+        }
+    }
+
+    fn pays(&self) -> bool {
+        self.gain > self.least
+    }
+}
+
+/// Bytes of the rows of the source that a row of outputs reads and the rows after it, too.
+fn shared_bytes(graph: &Graph, id: NodeId) -> f64 {
+    let Some(conv) = conv(graph, id) else {
         return 0.0;
     };
-    let blocks = h.div_ceil(rows_per_task(graph, run, h, w));
-    if n * blocks < 4 {
-        return 0.0;
-    }
-    let images = n as f64;
-    let saved = 2.0 * intermediates as f64 / bandwidth(intermediates / n);
-    let again = images * (blocks - 1) as f64 * weights as f64 / bandwidth(weights);
-    saved - again
+    let rows = ((conv.kernel[0] - 1) * conv.dilation[0] + 1).saturating_sub(conv.stride[0]);
+    let width = graph.shape(conv.src).last().copied().unwrap_or(1);
+    4.0 * rows as f64 * conv.inputs as f64 * width as f64
 }
 
 /// Bytes in a nanosecond from the cache that holds so many.
-fn bandwidth(bytes: usize) -> f64 {
+fn rate(bytes: usize) -> f64 {
     match bytes {
-        _ if bytes <= L2_BYTES => 80.0,
-        _ if bytes <= 16 << 20 => 20.0,
-        _ => 10.0,
+        _ if bytes <= L2_BYTES => NEAR_RATE,
+        _ => FAR_RATE,
     }
 }
 
-/// Output rows that go through the run together.
-fn rows_per_task(graph: &Graph, run: &[NodeId], h: usize, w: usize) -> usize {
-    let channels = |&n: &NodeId| graph.shape(graph[n].tops[0])[1].next_multiple_of(BLOCK);
-    let widest = run[..run.len() - 1]
-        .iter()
-        .map(channels)
-        .max()
-        .unwrap_or(BLOCK);
-    let rows = SCRATCH_BYTES / (8 * widest * w).max(1);
-    let most = rows.clamp(1, h);
-    h.div_ceil(h.div_ceil(most))
+/// The name of the cache that holds so many bytes.
+fn level(bytes: usize) -> &'static str {
+    match bytes {
+        _ if bytes <= L2_BYTES => "the second-level cache",
+        _ if bytes <= L3_BYTES => "the third-level cache",
+        _ => "memory",
+    }
+}
+
+fn names(graph: &Graph, nodes: &[NodeId]) -> String {
+    let names: Vec<&str> = nodes.iter().map(|&id| graph[id].name.as_str()).collect();
+    names.join(" → ")
+}
+
+/// Why a run of several nodes is one.
+pub fn explain(graph: &Graph, run: &Run) -> Option<String> {
+    let Run { nodes, rows } = run;
+    if nodes.len() == 1 {
+        return None;
+    }
+    let e = Estimate::of(graph, nodes, *rows);
+    Some(format!(
+        "{} together, {rows} of {} rows at a time: {} of intermediates are not written to {} and \
+         read again, {} of weights are read {} times; by the model that saves {:.3} ms",
+        names(graph, nodes),
+        e.height,
+        human_bytes(e.intermediates as u64),
+        level(e.intermediates),
+        human_bytes(e.weights as u64),
+        e.tasks,
+        e.gain / 1e6,
+    ))
+}
+
+/// Why two runs that follow each other are not one. `winograd`: the first is one
+/// convolution with loops of its own.
+pub fn explain_cut(graph: &Graph, before: &Run, after: &Run, winograd: bool) -> String {
+    let nodes = [*before.nodes.last().expect("a node"), after.nodes[0]];
+    let names = nodes.map(|id| graph[id].name.as_str()).join(" and ");
+    if winograd {
+        return format!("{names} apart: the first is Winograd's");
+    }
+    if !legal(graph, &nodes) {
+        return format!("{names} apart: the loops of the first are others");
+    }
+    let e = Estimate::best(graph, &nodes);
+    format!(
+        "{names} apart: {} of intermediates in {} cost less than reading {} of weights {} times \
+         and sharing work less evenly",
+        human_bytes(e.intermediates as u64),
+        level(e.intermediates),
+        human_bytes(e.weights as u64),
+        e.tasks,
+    )
 }
 
 /// One stage of a run: a convolution with its constants packed.
@@ -149,14 +333,12 @@ struct Stage {
 }
 
 /// Lowers a run of two or more convolutions, each but the first 1×1.
-pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
+pub fn lower(b: &mut Builder, run: &Run) -> Result<()> {
     let graph = b.graph;
-    let nodes: Vec<&Node> = run.iter().map(|&n| &graph[n]).collect();
+    let nodes: Vec<&Node> = run.nodes.iter().map(|&n| &graph[n]).collect();
     let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
-    let convs: Vec<Conv> = nodes
-        .iter()
-        .map(|node| spec(graph, node))
-        .collect::<Result<_>>()?;
+    let convs = run.nodes.iter().filter_map(|&id| conv(graph, id));
+    let convs: Vec<Conv> = convs.collect();
     let source = source::source(b, &convs[0])?;
     let residual = match last.epilogue.residual {
         true => Some(b.blocked(*last.bottoms.last().expect("a residual is a bottom"))?),
@@ -178,7 +360,7 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
             weights: addr(weights, 0),
         });
     }
-    let rows = rows_per_task(graph, run, dst.h, dst.w);
+    let rows = run.rows;
     let mut regions = Vec::new();
     for Rows {
         first_row,
@@ -221,13 +403,6 @@ pub fn lower(b: &mut Builder, run: &[NodeId]) -> Result<()> {
 fn node_macs(graph: &Graph, node: &Node) -> u64 {
     let tops: Vec<_> = node.tops.iter().map(|&t| graph.shape(t).clone()).collect();
     node.op.macs(&graph.bottom_shapes(node), &tops)
-}
-
-fn spec(graph: &Graph, node: &Node) -> Result<Conv> {
-    match &node.op {
-        Op::Convolution(layer) => Ok(layer.conv(graph, node, 0)),
-        other => Err(Diagnostic::unsupported(format!("{} in a chain", other.type_name())).into()),
-    }
 }
 
 /// Blocks of so many rows each.
@@ -281,6 +456,12 @@ struct Nest<'a> {
 }
 
 impl Nest<'_> {
+    /// Pixels from channel block to channel block of an intermediate: an odd number, or
+    /// the blocks of a pixel would meet in few sets of the caches.
+    fn room(&self) -> usize {
+        (self.rows * self.dst.w) | 1
+    }
+
     fn region(&self, b: &mut Builder, stages: &[Stage]) -> Result<Region> {
         let (image, block) = (b.var(), b.var());
         let pixels = self.rows * self.dst.w;
@@ -288,14 +469,18 @@ impl Nest<'_> {
             .iter()
             .map(|s| s.conv.outputs.next_multiple_of(BLOCK))
             .collect();
-        let slot = widths[..widths.len() - 1].iter().max().expect("two stages") * pixels;
+        let slot = widths[..widths.len() - 1].iter().max().expect("two stages") * self.room();
         let mut body = Vec::new();
         let mut from = None;
         for (i, stage) in stages.iter().enumerate() {
             let is_last = i + 1 == stages.len();
             let to = match is_last {
                 true => None,
-                false => Some(b.scratch(&format!("stage {i}"), (i % 2) * slot, widths[i] * pixels)),
+                false => Some(b.scratch(
+                    &format!("stage {i}"),
+                    (i % 2) * slot,
+                    widths[i] * self.room(),
+                )),
             };
             let lines = self.lines(b, stage, (image, block), from, to)?;
             body.extend(lines);
@@ -345,7 +530,9 @@ impl Nest<'_> {
             ),
             Some(buffer) => {
                 let blocks = stage.conv.inputs.div_ceil(BLOCK);
-                let offsets = (0..blocks).map(|i| (i * pixels * BLOCK) as i32).collect();
+                let offsets = (0..blocks)
+                    .map(|i| (i * self.room() * BLOCK) as i32)
+                    .collect();
                 (
                     in_scratch(buffer),
                     TileKind::Blocked,
@@ -374,7 +561,7 @@ impl Nest<'_> {
                 TileKind::Depthwise => segments * BLOCK,
                 _ => segments * taps * BLOCK,
             },
-            dst_stride: to.map_or(self.dst.block as usize, |_| pixels * BLOCK),
+            dst_stride: to.map_or(self.dst.block as usize, |_| self.room() * BLOCK),
             residual_stride: residual.map_or(0, |r| r.block as usize),
             src_px,
             dst_px: BLOCK,

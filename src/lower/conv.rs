@@ -5,7 +5,7 @@ use super::product::{EpilogueAddrs, pack_weights};
 use super::source::{Source, source};
 use super::tile::TileCall;
 use super::view::{Blocked, Halo, Maps};
-use super::{Builder, Options, winograd};
+use super::{Builder, Choices, winograd};
 use crate::diag::Result;
 use crate::ir::{BlobId, Graph, Node, ParamId};
 use crate::kernel::{Addr, Affine, BufferId, Region};
@@ -189,15 +189,16 @@ impl Conv {
 }
 
 /// The halo that each blob's readers want, gathered at the blob whose memory it is.
-pub fn halos(graph: &Graph, options: &Options, inside: &[Option<(BlobId, usize)>]) -> Vec<Halo> {
+pub fn halos(graph: &Graph, choices: &Choices, inside: &[Option<(BlobId, usize)>]) -> Vec<Halo> {
     let mut halos = vec![Halo::default(); graph.blobs.len()];
     for node in &graph.nodes {
         for (i, &bottom) in node.bottoms.iter().enumerate() {
-            let top = node.tops.get(i).map(|&t| graph.shape(t));
-            let Some(top) = top else { continue };
-            let halo = match winograd::of_node(graph, options, node, i) {
-                Some((conv, w)) => w.halo(graph, &conv),
-                None => node.op.halo(graph.shape(bottom), top),
+            let Some(&top) = node.tops.get(i) else {
+                continue;
+            };
+            let halo = match choices.winograd(top) {
+                Some((conv, w)) => w.halo(graph, conv),
+                None => node.op.halo(graph.shape(bottom), graph.shape(top)),
             };
             let mut root = bottom;
             while let Some((parent, _)) = inside[root.0 as usize] {
@@ -211,15 +212,15 @@ pub fn halos(graph: &Graph, options: &Options, inside: &[Option<(BlobId, usize)>
 
 /// Lowers a convolution.
 pub fn convolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
-    if let Some(w) = winograd::choose(b.graph, &b.options, conv) {
+    if let Some(&(_, w)) = b.choices.winograd(conv.dst) {
         return winograd::lower(b, node, conv, &w);
     }
     let source = source(b, conv)?;
-    let about = describe("convolution", b, conv);
+    let about = describe("convolution", b.graph, conv);
     finish(b, node, conv, source, &about)
 }
 
-pub fn describe(what: &str, b: &Builder, conv: &Conv) -> String {
+pub fn describe(what: &str, graph: &Graph, conv: &Conv) -> String {
     let sizes = |of: fn(&Axis) -> usize, plane: [usize; 2]| -> Vec<usize> {
         conv.outer.iter().map(of).chain(plane).collect()
     };
@@ -243,8 +244,8 @@ pub fn describe(what: &str, b: &Builder, conv: &Conv) -> String {
     }
     format!(
         "{text}: {} -> {}",
-        b.graph.shape(conv.src),
-        b.graph.shape(conv.dst)
+        graph.shape(conv.src),
+        graph.shape(conv.dst)
     )
 }
 

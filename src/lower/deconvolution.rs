@@ -63,7 +63,7 @@ pub fn deconvolution(b: &mut Builder, node: &Node, conv: &Conv) -> Result<()> {
     for (&before, (_, step)) in slices.iter().zip(&source.outer) {
         source.base -= before.min(0) * step;
     }
-    let about = describe("deconvolution", b, conv);
+    let about = describe("deconvolution", b.graph, conv);
     finish(b, node, &plain_conv, source, &about)
 }
 

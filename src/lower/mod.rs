@@ -9,6 +9,7 @@
 //! other one asks for it, and a conversion is inserted once.
 
 mod chain;
+mod choices;
 mod concat;
 mod conv;
 mod deconvolution;
@@ -28,6 +29,7 @@ mod tile;
 mod view;
 mod winograd;
 
+pub use choices::{Question, questions};
 pub use concat::{concat, slice};
 pub use conv::{Axis, Conv, WeightStrides, convolution, window_halo};
 pub use deconvolution::deconvolution;
@@ -48,15 +50,23 @@ use crate::kernel::{
     Var,
 };
 use crate::leaf::{BLOCK, Isa, Leaf};
-use std::collections::HashMap;
+use choices::Choices;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What lowering may choose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub isa: Isa,
     pub chains: Chains,
     pub convolutions: Convolutions,
+    pub tuning: Arc<Tuning>,
 }
+
+/// What was found to be fastest by measuring, by the key of the [`Question`]: goes before
+/// the models where they would decide ([`Chains::WhereItPays`],
+/// [`Convolutions::WhereItPays`]). A way that does not exist counts as none.
+pub type Tuning = BTreeMap<String, String>;
 
 /// When a chain of convolutions that a pass has found becomes one loop nest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +92,8 @@ pub enum Convolutions {
 pub struct Lowered {
     pub program: Program,
     pub packs: Vec<Pack>,
+    /// How each of the graph's chains was cut, and why.
+    pub chains: Vec<String>,
 }
 
 /// Lowers a graph whose parameters have their data or at least their shapes.
@@ -89,14 +101,15 @@ pub struct Lowered {
 /// Errors: `Unsupported` for layers and sizes that have no lowering, all of them at
 /// once.
 pub fn lower(graph: &Graph, options: &Options) -> Result<Lowered> {
-    let mut b = Builder::new(graph, *options);
+    let choices = Choices::new(graph, options);
+    let mut b = Builder::new(graph, options.isa, &choices);
     b.bind_inputs()?;
     let mut refused = Vec::new();
-    for group in chain::groups(graph, options) {
-        let node = &graph[group[0]];
-        let done = match group.as_slice() {
+    for run in &choices.runs {
+        let node = &graph[run.nodes[0]];
+        let done = match run.nodes.as_slice() {
             [_] => b.lower_node(node),
-            chained => chain::lower(&mut b, chained),
+            _ => chain::lower(&mut b, run),
         };
         if let Err(errors) = done {
             let located = errors.map(|d| d.layer(node.name.clone()).at(node.at));
@@ -114,7 +127,8 @@ pub fn lower(graph: &Graph, options: &Options) -> Result<Lowered> {
 /// The program under construction and where its blobs lie.
 pub struct Builder<'g> {
     pub graph: &'g Graph,
-    pub options: Options,
+    isa: Isa,
+    choices: &'g Choices,
     buffers: Vec<Buffer>,
     tables: Vec<Vec<i32>>,
     table_ids: HashMap<Vec<i32>, TableId>,
@@ -139,13 +153,14 @@ pub struct Builder<'g> {
 }
 
 impl<'g> Builder<'g> {
-    fn new(graph: &'g Graph, options: Options) -> Self {
+    fn new(graph: &'g Graph, isa: Isa, choices: &'g Choices) -> Self {
         let blobs = graph.blobs.len();
         let inside = concat::placements(graph);
-        let halos = conv::halos(graph, &options, &inside);
+        let halos = conv::halos(graph, choices, &inside);
         Builder {
             graph,
-            options,
+            isa,
+            choices,
             buffers: Vec::new(),
             tables: Vec::new(),
             table_ids: HashMap::new(),
@@ -217,7 +232,7 @@ impl<'g> Builder<'g> {
         };
         let mut program = Program {
             name: graph.name.clone(),
-            isa: self.options.isa,
+            isa: self.isa,
             inputs: graph.inputs.iter().map(port).collect(),
             outputs: graph.outputs.iter().map(port).collect(),
             buffers: self.buffers,
@@ -232,6 +247,7 @@ impl<'g> Builder<'g> {
         Ok(Lowered {
             program,
             packs: self.packs,
+            chains: self.choices.chains.clone(),
         })
     }
 
@@ -270,7 +286,7 @@ impl<'g> Builder<'g> {
     // --- building blocks -------------------------------------------------
 
     pub fn isa(&self) -> Isa {
-        self.options.isa
+        self.isa
     }
 
     pub fn var(&mut self) -> Var {

@@ -18,8 +18,8 @@ use super::{Builder, Convolutions, Options, for_loop};
 use crate::diag::Result;
 use crate::ir::{Graph, Node};
 use crate::kernel::{Addr, Affine, Arg, BufferId, Region, Stmt, Var};
-use crate::layers::Op;
 use crate::leaf::{Activation, BLOCK, Isa, Leaf, winograd_tiles};
+use std::fmt;
 
 /// Blocks of channels that are summed in one accumulator, by the number of points: long
 /// sums lose as much as the transforms do, and the weights of so many stay in the
@@ -45,30 +45,17 @@ pub struct Winograd {
     staged: bool,
 }
 
-/// The convolution of bottom `i` of a node, if it is to be computed so.
-pub fn of_node(
-    graph: &Graph,
-    options: &Options,
-    node: &Node,
-    i: usize,
-) -> Option<(Conv, Winograd)> {
-    let Op::Convolution(layer) = &node.op else {
-        return None;
-    };
-    let conv = (i < node.tops.len()).then(|| layer.conv(graph, node, i))?;
-    let w = choose(graph, options, &conv)?;
-    Some((conv, w))
-}
-
-/// How to compute a convolution by Winograd's algorithm, if that is possible and, by the
-/// options, wanted.
-pub fn choose(graph: &Graph, options: &Options, conv: &Conv) -> Option<Winograd> {
+/// The ways to compute a convolution that the options allow, each with its cycles by the
+/// model: directly (none), which is the first if it is allowed, and by Winograd's algorithm.
+pub fn ways(graph: &Graph, options: &Options, conv: &Conv) -> Vec<(f64, Option<Winograd>)> {
     let [src, dst] = [conv.src, conv.dst].map(|blob| graph.shape(blob));
     let simple = (conv.axis, conv.outer.len(), src.len()) == (1, 0, 4);
     let dense = (conv.stride, conv.dilation) == ([1, 1], [1, 1]) && !conv.is_depthwise();
     let square = conv.kernel[0] == conv.kernel[1];
-    if !(simple && dense && square) || dst.count() == 0 {
-        return None;
+    let sides = winograd_tiles(conv.kernel[0]);
+    let possible = simple && dense && square && dst.count() > 0 && !sides.is_empty();
+    if !possible || options.convolutions == Convolutions::Direct {
+        return vec![(0.0, None)];
     }
     let inputs = conv.inputs / conv.group;
     let layer = Layer {
@@ -82,16 +69,28 @@ pub fn choose(graph: &Graph, options: &Options, conv: &Conv) -> Option<Winograd>
             false => conv.sums() / inputs * inputs.next_multiple_of(BLOCK),
         },
     };
-    let sides = winograd_tiles(conv.kernel[0]).iter();
-    let plans = sides.flat_map(|&(n, m)| layer.plans(n.into(), m.into()));
-    let costs = plans.map(|plan| (layer.cost(&plan), plan));
-    let (cost, best) = costs.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let chosen = match options.convolutions {
-        Convolutions::Direct => false,
-        Convolutions::WhereItPays => cost < layer.direct_cost(),
-        Convolutions::Winograd => true,
+    let plans = sides
+        .iter()
+        .flat_map(|&(n, m)| layer.plans(n.into(), m.into()));
+    let plans = plans.map(|plan| (layer.cost(&plan), Some(plan)));
+    let direct = match options.convolutions {
+        Convolutions::Winograd => None,
+        _ => Some((layer.direct_cost(), None)),
     };
-    chosen.then_some(best)
+    direct.into_iter().chain(plans).collect()
+}
+
+impl fmt::Display for Winograd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [images, rows, columns] = self.group;
+        write!(
+            f,
+            "Winograd {0}x{0}, tiles {images}x{rows}x{columns}, ",
+            self.m
+        )?;
+        let staged = if self.staged { ", staged" } else { "" };
+        write!(f, "{} blocks{staged}", self.blocks)
+    }
 }
 
 /// Bytes that a core gets in a cycle from memory, from the third- and from the
@@ -367,7 +366,7 @@ pub fn lower(b: &mut Builder, node: &Node, conv: &Conv, w: &Winograd) -> Result<
         zeros: b.vector("zeros", &vec![0.0; conv.outputs]),
     };
     let kind = format!("Winograd {0}x{0} convolution", w.m);
-    let about = describe(&kind, b, conv);
+    let about = describe(&kind, b.graph, conv);
     let values = match w.staged {
         true => Some(nest.stage(b, node, conv, &about)?),
         false => None,

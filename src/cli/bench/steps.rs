@@ -5,6 +5,7 @@ use super::super::Outcome;
 use super::super::args::BenchArgs;
 use super::super::model::{self, executable};
 use super::super::talk::Progress;
+use super::super::tuning::tuned;
 use super::{Reports, Stats, WARM_UP, each_batch, heading, milliseconds, more};
 use caffec::diag::{Result, Sources, clean};
 use caffec::ir::Tensor;
@@ -28,7 +29,8 @@ pub fn run(args: &BenchArgs, sources: &mut Sources) -> Outcome {
             isa,
             Engine::Jit,
         );
-        let (exe, _) = executable(graph, &options)?;
+        let options = tuned(&args.engine.tune, &graph, options)?;
+        let (exe, ..) = executable(graph, &options)?;
         for &threads in &args.threads {
             let report = measure(&exe, isa, threads, args.runs, &inputs, &mut outputs)?;
             let head = heading(&name, batch, threads, isa);

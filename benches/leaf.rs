@@ -34,6 +34,7 @@ type TileFn = unsafe extern "C" fn(
     f32,
     *const f32,
     usize,
+    usize,
 );
 
 type DepthwiseFn = unsafe extern "C" fn(
@@ -298,6 +299,7 @@ impl<'a> Plan<'a> {
                             1,
                             0.0,
                             NULL,
+                            0,
                             0,
                         );
                     }

@@ -290,6 +290,7 @@ pub fn leaves(isa: Isa) -> Checked {
             Arg::F32(0.1),
             Arg::Ahead(at(w, 512, &[(1, 512)])),
             len(256),
+            len(512),
         ],
     );
     let sigmoid = vec![

@@ -9,7 +9,7 @@ use caffec::diag::Sources;
 use caffec::frontend::{State, load_net};
 use caffec::runtime::exec::{Engine, Executable};
 use caffec::{Options, ir, lower, passes, weights};
-use common::{Report, named};
+use common::{Report, named_or};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 9;
@@ -26,17 +26,13 @@ const COLUMNS: &[&str] = &[
 ];
 
 fn main() {
-    let mut nets = named();
-    if nets.is_empty() {
-        let default = [
-            "lenet",
-            "nin_imagenet",
-            "googlenet",
-            "resnet50",
-            "resnet152",
-        ];
-        nets = default.map(String::from).to_vec();
-    }
+    let nets = named_or(&[
+        "lenet",
+        "nin_imagenet",
+        "googlenet",
+        "resnet50",
+        "resnet152",
+    ]);
     let mut report = Report::new("compile", COLUMNS);
     for net in nets {
         let mut rounds: Vec<Vec<f64>> = (0..ROUNDS).map(|_| stages(&net)).collect();

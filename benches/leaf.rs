@@ -9,7 +9,7 @@ mod common;
 
 use caffec::leaf::{Isa, Leaf, max_pixels, tile_blocks, tile_strides};
 use caffec::runtime::peak::fma_peak;
-use common::{Report, named};
+use common::{Report, named_or};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 4;
@@ -344,7 +344,10 @@ fn measure(report: &mut Report, layer: &Layer, isa: Isa, nb: u8) {
 }
 
 fn main() {
-    let wanted: Vec<Isa> = named().iter().filter_map(|a| a.parse().ok()).collect();
+    let wanted: Vec<Isa> = named_or(&[])
+        .iter()
+        .filter_map(|a| a.parse().ok())
+        .collect();
     let columns = &["layer and tile", "GFLOP/s", "peak", "share of peak"];
     let mut report = Report::new("leaf", columns);
     let chosen = |isa: &Isa| isa.available() && (wanted.is_empty() || wanted.contains(isa));

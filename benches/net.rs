@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Report, named};
+use common::{Report, named_or};
 use serde_json::Value;
 use std::process::Command;
 
@@ -23,10 +23,7 @@ const NETS: [&str; 9] = [
 ];
 
 fn main() {
-    let mut nets = named();
-    if nets.is_empty() {
-        nets = NETS.map(String::from).to_vec();
-    }
+    let nets = named_or(&NETS);
     let columns = &[
         "net",
         "threads",

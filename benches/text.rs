@@ -10,7 +10,7 @@ mod common;
 use caffec::diag::Sources;
 use caffec::frontend::proto::NetParameter;
 use caffec::frontend::{Reading, bind_text, parse_text, text};
-use common::{Report, named};
+use common::{Report, named_or};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -19,12 +19,7 @@ const SIZE: usize = 40_000_000;
 const NET: &str = "caffe.NetParameter";
 
 fn main() {
-    let mut nets = named();
-    if nets.is_empty() {
-        nets = ["resnet152", "googlenet_train_val"]
-            .map(String::from)
-            .to_vec();
-    }
+    let nets = named_or(&["resnet152", "googlenet_train_val"]);
     let columns = &["layers of", "MB", "tree MB/s", "bind MB/s", "whole MB/s"];
     let mut report = Report::new("text", columns);
     for net in nets {

@@ -13,7 +13,7 @@ use caffec::frontend::{State, load_net};
 use caffec::ir::{FloatData, Valid};
 use caffec::weights::Missing;
 use caffec::{Options, Plan, ir, plan, weights};
-use common::{Report, named};
+use common::{Report, named_or};
 use prost::Message;
 use std::path::Path;
 use std::time::Instant;
@@ -21,12 +21,7 @@ use std::time::Instant;
 const ROUNDS: usize = 9;
 
 fn main() {
-    let mut nets = named();
-    if nets.is_empty() {
-        nets = ["lenet", "nin_imagenet", "caffenet"]
-            .map(String::from)
-            .to_vec();
-    }
+    let nets = named_or(&["lenet", "nin_imagenet", "caffenet"]);
     let columns = &["net", "MB", "load ms", "read+pack ms", "ratio"];
     let mut report = Report::new("weights", columns);
     for net in nets {

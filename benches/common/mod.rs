@@ -2,10 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-/// Names on the command line; `cargo bench` adds options of its own.
-pub fn named() -> Vec<String> {
+/// Names on the command line, or else `default`; `cargo bench` adds options of its own.
+pub fn named_or(default: &[&str]) -> Vec<String> {
     let words = std::env::args().skip(1);
-    words.filter(|word| !word.starts_with('-')).collect()
+    let names: Vec<String> = words.filter(|word| !word.starts_with('-')).collect();
+    match names.is_empty() {
+        true => default.iter().map(|name| name.to_string()).collect(),
+        false => names,
+    }
 }
 
 /// Prints each row when it is known or, with `--json`, all of them as one object at the

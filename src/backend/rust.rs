@@ -6,10 +6,10 @@
 //! The file has the net's constants and types on top and one private module `caffec`
 //! with all else: a module of step functions for each instruction set (printed by
 //! `step`, through prettyplease), and as text, as they are here, the leaves that
-//! the steps use, memory blocks, the thread pool, and this folder's `support.rs` and `cli.rs`. It must
-//! compile without a warning in every edition, as a crate, as a module and through
-//! `include!`: so it has no inner attributes at its top, and what it names is below
-//! `self`, `super` or `std`.
+//! the steps use, memory blocks, the thread pool, and this folder's `support.rs` and
+//! `cli.rs`. It must compile without a warning in every edition, as a crate, as a module
+//! and through `include!`: so it has no inner attributes at its top, and what it names is
+//! below `self`, `super` or `std`.
 
 pub mod names;
 mod step;

@@ -34,16 +34,13 @@ pub struct Question {
 /// The convolutions of a graph, each with the node that it belongs to.
 fn convolutions(graph: &Graph) -> impl Iterator<Item = (NodeId, Conv)> {
     let ids = (0..graph.nodes.len() as u32).map(NodeId);
-    ids.flat_map(move |id| {
+    let layers = ids.filter_map(|id| match &graph[id].op {
+        Op::Convolution(layer) => Some((id, layer)),
+        _ => None,
+    });
+    layers.flat_map(move |(id, layer)| {
         let node = &graph[id];
-        let tops = match &node.op {
-            Op::Convolution(_) => node.tops.len(),
-            _ => 0,
-        };
-        (0..tops).filter_map(move |i| match &node.op {
-            Op::Convolution(layer) => Some((id, layer.conv(graph, node, i))),
-            _ => None,
-        })
+        (0..node.tops.len()).map(move |i| (id, layer.conv(graph, node, i)))
     })
 }
 
@@ -70,11 +67,15 @@ fn asks(options: &Options) -> [bool; 2] {
     ]
 }
 
-/// The way that was found for a question, or else the first.
-fn pick<T: Clone>(options: &Options, key: &str, ways: &[T], name: impl Fn(&T) -> String) -> T {
-    let found = options.tuning.get(key);
-    let named = found.and_then(|found| ways.iter().find(|way| name(way) == *found));
-    named.unwrap_or(&ways[0]).clone()
+/// The way that was found for a question, if there is such a way.
+fn found<T>(
+    options: &Options,
+    key: &str,
+    ways: impl FnOnce() -> Vec<T>,
+    name: impl Fn(&T) -> String,
+) -> Option<T> {
+    let found = options.tuning.get(key)?;
+    ways().into_iter().find(|way| name(way) == *found)
 }
 
 fn chain_key(graph: &Graph, chain: &[NodeId]) -> String {
@@ -101,27 +102,25 @@ impl Choices {
             runs: Vec::new(),
             chains: Vec::new(),
         };
-        let [ask, ask_chains] = asks(options);
+        // Keys and lists of ways cost time, which only a net that was tuned pays.
+        let [tuned, tuned_chains] = asks(options).map(|ask| ask && !options.tuning.is_empty());
         for (_, conv) in convolutions(graph) {
             let ways = ways(graph, options, &conv);
-            let way = match ask {
-                true => pick(options, &key(graph, &conv), &ways, name),
-                false => ways[0],
+            let way = match tuned {
+                true => found(options, &key(graph, &conv), || ways.clone(), name),
+                false => None,
             };
             let place = conv.dst.0 as usize;
-            choices.winograd[place] = way.map(|w| (conv, w));
+            choices.winograd[place] = way.unwrap_or(ways[0]).map(|w| (conv, w));
         }
         let mut run_of: HashMap<NodeId, Option<Run>> = HashMap::new();
         for chain in &graph.chains {
-            let runs = match ask_chains {
-                true => {
-                    let ways = choices.cuts(graph, options, chain);
-                    pick(options, &chain_key(graph, chain), &ways, |way| {
-                        cut_name(way)
-                    })
-                }
-                false => choices.cut(graph, options, chain),
+            let cuts = || choices.cuts(graph, options, chain);
+            let runs = match tuned_chains {
+                true => found(options, &chain_key(graph, chain), cuts, |cut| cut_name(cut)),
+                false => None,
             };
+            let runs = runs.unwrap_or_else(|| choices.cut(graph, options, chain));
             choices.chains.push(choices.explain(graph, &runs));
             for run in runs.into_iter().filter(|run| run.nodes.len() > 1) {
                 for &id in &run.nodes {

@@ -246,8 +246,7 @@ impl TileCall {
         pixels: usize,
         nb: usize,
     ) -> TileCall {
-        let tiles = line_tiles(isa, self.kind, pixels, nb, self.src_px);
-        let in_line: usize = tiles.iter().map(|&(_, count)| count).sum();
+        let in_line = self.tiles_in_line(isa, pixels, nb);
         let (passes, weights) = (lines * in_line, nb * self.weight_stride);
         let useful = (2..=MOST_PASSES).contains(&passes) && weights <= MOST_AHEAD;
         if !useful || self.kind != TileKind::Blocked {
@@ -271,8 +270,7 @@ impl TileCall {
     /// The call with the weights of as many segments fetched that follow its own in each
     /// channel block, while the tiles of a line of `pixels` pixels go over these.
     pub fn fetching_on(self, isa: Isa, pixels: usize, nb: usize) -> TileCall {
-        let tiles = line_tiles(isa, self.kind, pixels, nb, self.src_px);
-        let passes: usize = tiles.iter().map(|&(_, count)| count).sum();
+        let passes = self.tiles_in_line(isa, pixels, nb);
         let own = (self.segments * self.taps * BLOCK) as i64;
         let ahead = Some(Ahead {
             start: Addr {
@@ -283,6 +281,11 @@ impl TileCall {
             stride: self.weight_stride,
         });
         TileCall { ahead, ..self }
+    }
+
+    fn tiles_in_line(&self, isa: Isa, pixels: usize, nb: usize) -> usize {
+        let tiles = line_tiles(isa, self.kind, pixels, nb, self.src_px);
+        tiles.iter().map(|&(_, count)| count).sum()
     }
 
     /// The call for the `nb` channel blocks from `first + nb · tile` on.

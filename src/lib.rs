@@ -19,10 +19,10 @@
 //! | `cli` (of the program) | arguments | an exit code; the only printing |
 //!
 //! Invariants: only `frontend` knows protobuf's formats; `backend` sees `kernel` and
-//! `leaf`, never `ir` or `layers`; leaves and the thread pool use nothing but `std`;
-//! files are read and written by `frontend` (caffemodels, what nets name), `runtime`
-//! (tensors) and the command line, and by nothing in between; only the command line prints. How the rooms
-//! work together is told in `docs/DESIGN.md`.
+//! `leaf`, never `ir` or `layers`; leaves, memory blocks and the thread pool use nothing
+//! but `std`; files are read and written by `frontend` (caffemodels, what nets name),
+//! `runtime` (tensors) and the command line, and by nothing in between; only the command
+//! line prints. How the rooms work together is told in `docs/DESIGN.md`.
 
 pub mod backend;
 pub mod diag;

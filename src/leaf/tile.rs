@@ -487,7 +487,11 @@ macro_rules! leaves {
 
         // Safety: as above.
         $(#[$feature])*
-        pub unsafe extern "C" fn $depthwise<const MR: usize, const PX: usize>(
+        pub unsafe extern "C" fn $depthwise<
+            const MR: usize,
+            const PX: usize,
+            const TAPS: usize,
+        >(
             src: *const f32,
             weights: *const f32,
             bias: *const f32,
@@ -506,9 +510,17 @@ macro_rules! leaves {
                 let mut acc = [[<$block as Block>::splat(0.0)]; MR];
                 for s in 0..segments {
                     let x = src.offset(*offsets.add(s) as isize);
-                    let w = <$block as Block>::load(weights.add(s * 16));
+                    let mut row = [<$block as Block>::splat(0.0); TAPS];
+                    for (t, w) in row.iter_mut().enumerate() {
+                        *w = <$block as Block>::load(weights.add((s * TAPS + t) * 16));
+                    }
+                    // Pixel by pixel: what the windows of neighbours share is loaded once,
+                    // or two loads a cycle would be the limit, not the multiply-adds.
                     for (m, sum) in acc.iter_mut().enumerate() {
-                        sum[0] = sum[0].add_product(<$block as Block>::load(x.add(m * px)), w);
+                        for (t, w) in row.iter().enumerate() {
+                            let x = <$block as Block>::load(x.add(m * px + t * 16));
+                            sum[0] = sum[0].add_product(x, *w);
+                        }
                     }
                 }
                 let epilogue = Epilogue {

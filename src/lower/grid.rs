@@ -188,5 +188,5 @@ pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> 
 
 /// Nanoseconds, roughly.
 fn line_cost(call: &TileCall, pixels: usize, nb: usize) -> u64 {
-    (pixels * nb * call.segments * call.taps) as u64 / 4 + 1
+    (pixels * nb * call.segments * call.kind.taps()) as u64 / 4 + 1
 }

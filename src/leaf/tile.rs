@@ -5,6 +5,7 @@
 // the body is always inlined into one function per instruction set, which alone
 // carries the `target_feature`.
 
+use std::hint::black_box;
 use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
@@ -438,7 +439,10 @@ macro_rules! leaves {
             let streams = if ahead_stride == 0 { 1 } else { NB };
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
+                // Hidden from the compiler, or it carries them through the loop as values, which
+                // a tile of one chunk spills and reloads as well.
                 let mut sums = MaybeUninit::<[[$block; NB]; MR]>::uninit();
+                let sums = black_box(&mut sums);
                 let mut first = 0;
                 loop {
                     let end = if segments - first > chunk(TAPS) { first + chunk(TAPS) } else { segments };

@@ -15,9 +15,9 @@ use std::arch::x86_64::{
     _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_storeu_ps,
     _mm256_sub_epi32, _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_cmp_ps_mask, _mm512_fixupimm_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
@@ -41,6 +41,14 @@ pub trait Block: Copy {
     unsafe fn max_zero(self) -> Self;
     // 0 < self ? 0 : self.
     unsafe fn min_zero(self) -> Self;
+    // max_zero + 0 · min_zero, so that −∞ becomes NaN.
+    #[inline(always)]
+    unsafe fn rectified(self) -> Self {
+        unsafe {
+            self.max_zero()
+                .add_product(Self::splat(0.0), self.min_zero())
+        }
+    }
     // The number whose bits are `bits`, less a quarter of this one's bits.
     unsafe fn quarter_bits_from(self, bits: u32) -> Self;
     // Whether all are at least `low` and at most `high`.
@@ -94,6 +102,15 @@ impl Block for Avx512 {
     #[inline(always)]
     unsafe fn min_zero(self) -> Self {
         unsafe { Avx512(_mm512_min_ps(_mm512_setzero_ps(), self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn rectified(self) -> Self {
+        // What becomes of each kind of number, four bits each: those of 0 and above stay (1), as
+        // does NaN (2: if signaling, quiet), below is 0 (8), and −∞ gives NaN (3).
+        // From the highest bits: above 0, below 0, +∞, −∞, 1, ±0, signaling NaN, NaN.
+        const KINDS: i32 = 0x1813_1122;
+        let kinds = unsafe { _mm512_set1_epi32(KINDS) };
+        unsafe { Avx512(_mm512_fixupimm_ps::<0>(self.0, self.0, kinds)) }
     }
     #[inline(always)]
     unsafe fn quarter_bits_from(self, bits: u32) -> Self {
@@ -329,7 +346,11 @@ impl Epilogue {
                     }
                 }
             }
-            if self.act != 0 {
+            if self.act == 1 && self.slope.to_bits() == 0 {
+                for sum in acc.as_flattened_mut() {
+                    *sum = sum.rectified();
+                }
+            } else if self.act != 0 {
                 for j in 0..NB {
                     let slope = if self.act == 1 {
                         B::splat(self.slope)

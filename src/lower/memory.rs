@@ -185,7 +185,7 @@ impl Timeline {
 }
 
 /// First and last step that uses each buffer.
-fn live_ranges(program: &Program) -> Vec<Live> {
+pub fn live_ranges(program: &Program) -> Vec<Live> {
     let mut live: Vec<Live> = vec![None; program.buffers.len()];
     for (s, step) in program.steps.iter().enumerate() {
         let mut touch = |addr: &Addr| {

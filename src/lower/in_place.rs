@@ -119,3 +119,69 @@ fn residual(leaf: Leaf, args: &[Arg]) -> Option<(&Addr, &Addr)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::{at, binary, load, map};
+    use crate::kernel::{BinaryOp, Var};
+    use crate::leaf::Isa;
+
+    const I: Var = Var(0);
+
+    /// `a = in; c = a + 1; out = c`, with `change` applied to the statements of the second
+    /// step; `later` is read once more at the end. Whether `a` and `c` became one.
+    fn merged(
+        change: impl FnOnce(&mut Vec<Stmt>, &Addr, &Addr),
+        later: impl FnOnce(&Addr, &Addr) -> Addr,
+    ) -> bool {
+        let mut p = Program::empty(Isa::Portable);
+        let (input, output, again) = (p.input(64), p.output(64), p.output(64));
+        let (a, c) = (p.arena(64), p.arena(64));
+        let [input, output, again, a, c] =
+            [input, output, again, a, c].map(|buffer| at(buffer, 0, &[(I, 16)]));
+        let tasks = [(I, 4)];
+        p.step(&tasks, vec![map(16, a.clone(), load(&input))]);
+        let sum = binary(BinaryOp::Add, load(&a), Expr::Const(1.0));
+        let mut body = vec![map(16, c.clone(), sum)];
+        change(&mut body, &a, &c);
+        p.step(&tasks, body);
+        p.step(&tasks, vec![map(16, output, load(&c))]);
+        p.step(&tasks, vec![map(16, again, load(&later(&a, &c)))]);
+        merge(&mut p);
+        let written = |step: usize| match p.steps[step].regions[0].body.last() {
+            Some(Stmt::Map { dst, .. }) => dst.buffer,
+            other => panic!("{other:?}"),
+        };
+        let merged = written(0) == written(1);
+        p.check().unwrap();
+        merged
+    }
+
+    #[test]
+    fn a_last_use_gives_its_memory() {
+        assert!(merged(|_, _, _| {}, |_, c| c.clone()));
+    }
+
+    #[test]
+    fn what_is_read_later_stays() {
+        assert!(!merged(|_, _, _| {}, |a, _| a.clone()));
+    }
+
+    #[test]
+    fn what_is_read_elsewhere_too_stays() {
+        let turned = |body: &mut Vec<Stmt>, a: &Addr, c: &Addr| {
+            let other = at(a.buffer, 48, &[(I, -16)]);
+            body[0] = map(16, c.clone(), binary(BinaryOp::Add, load(a), load(&other)));
+        };
+        assert!(!merged(turned, |_, c| c.clone()));
+    }
+
+    #[test]
+    fn what_would_be_overwritten_before_it_is_read_stays() {
+        let zeros = |body: &mut Vec<Stmt>, _: &Addr, c: &Addr| {
+            body.insert(0, map(16, c.clone(), Expr::Const(0.0)));
+        };
+        assert!(!merged(zeros, |_, c| c.clone()));
+    }
+}

@@ -366,6 +366,44 @@ impl Stmt {
             }),
         }
     }
+
+    /// Calls `f` on the addresses of this statement and all inside it.
+    pub fn visit_addresses_mut(&mut self, f: &mut impl FnMut(&mut Addr)) {
+        match self {
+            Stmt::For { body, .. } => body.iter_mut().for_each(|s| s.visit_addresses_mut(f)),
+            Stmt::Map { dst, value, .. } => {
+                f(dst);
+                value.visit_addresses_mut(f);
+            }
+            Stmt::Routine(call) => {
+                let operands = call.reads.iter_mut().chain(&mut call.writes);
+                operands.for_each(|(addr, _)| f(addr));
+            }
+            Stmt::Call { args, .. } => args.iter_mut().for_each(|arg| {
+                if let Arg::Addr(addr) | Arg::Ahead(addr) = arg {
+                    f(addr);
+                }
+            }),
+        }
+    }
+}
+
+impl Expr {
+    /// Calls `f` on the addresses of this expression and all below it.
+    fn visit_addresses_mut(&mut self, f: &mut impl FnMut(&mut Addr)) {
+        match self {
+            Expr::Load(addr) | Expr::Splat(addr) => f(addr),
+            Expr::Const(_) => {}
+            Expr::Unary(_, a) | Expr::Reduce { value: a, .. } => a.visit_addresses_mut(f),
+            Expr::Binary(_, a, b) => [a, b].into_iter().for_each(|e| e.visit_addresses_mut(f)),
+            Expr::Fma(a, b, c) => [a, b, c].into_iter().for_each(|e| e.visit_addresses_mut(f)),
+            Expr::Less { a, b, x, y } => {
+                [a, b, x, y]
+                    .into_iter()
+                    .for_each(|e| e.visit_addresses_mut(f));
+            }
+        }
+    }
 }
 
 impl Program {

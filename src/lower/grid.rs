@@ -60,7 +60,7 @@ pub fn grids(
         residual: line(residual),
         dst_px: BLOCK,
         src_px: source.px,
-        line_bytes: 4 * source.planes(conv) * source.line as usize,
+        line_bytes: 4 * source.planes(conv) * line_len(conv, source),
     };
     let flat = |v: &Blocked| v.is_flat();
     let source_is_flat = source.row == (dst.w * BLOCK) as i64 || dst.h == 1;
@@ -77,6 +77,17 @@ pub fn grids(
         return flat_grids(b, whole, dst.blocks());
     }
     vec![whole]
+}
+
+/// Elements of a map that the windows of a line read and those of the line before did
+/// not: windows of one pixel leave out rows and pixels between their strides.
+fn line_len(conv: &Conv, source: &Source) -> usize {
+    let [rows, columns] = [0, 1].map(|i| conv.kernel[i].min(conv.stride[i]));
+    let len = source.row as usize * rows;
+    match source.kind {
+        TileKind::Planar => len,
+        _ => len * columns / conv.stride[1],
+    }
 }
 
 /// Images as pixels, for 1 × 1 maps.

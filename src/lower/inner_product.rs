@@ -3,7 +3,7 @@
 use super::Builder;
 use super::conv::{Conv, WeightStrides, finish};
 use super::source::Source;
-use super::view::{Blocked, Halo, pixels};
+use super::view::{Blocked, Halo, Maps, pixels};
 use crate::diag::Result;
 use crate::ir::{BlobId, Node, ParamId};
 use crate::leaf::BLOCK;
@@ -19,7 +19,9 @@ pub fn inner_product(
 ) -> Result<()> {
     let shape = b.graph.shape(src).clone();
     let inputs = shape.count_of(axis..shape.len());
-    let maps = b.maps(src).filter(|maps| axis == 1 && maps.slices == 1);
+    let maps = b
+        .maps(src)
+        .filter(|maps| axis == 1 && maps.slices == 1 && !worth_packing(maps, inputs, outputs));
     let (m, [c, h, w]) = match maps {
         Some(maps) => (maps.items, [maps.c, maps.h, maps.w]),
         None => (shape.count_of(0..axis), [inputs, 1, 1]),
@@ -57,6 +59,13 @@ pub fn inner_product(
     let source = Source::blocked(&view, &[], &conv);
     let about = format!("inner product: {m}x{inputs} -> {m}x{outputs}");
     finish(b, node, &conv, source, &about)
+}
+
+/// Whether products with the zeros beyond a map's last channel, and their weights, cost
+/// more than it takes to put its pixels in a row.
+fn worth_packing(maps: &Maps, inputs: usize, outputs: usize) -> bool {
+    let zeros = maps.c.next_multiple_of(BLOCK) * maps.h * maps.w - inputs;
+    !maps.is_pixel() && zeros * outputs > 16 * inputs
 }
 
 /// A blob as a dense `m × k` matrix of pixels with `k` channels.

@@ -4,8 +4,8 @@
 //! Live means from the first step that uses a buffer to the last one. One after another,
 //! buffers take the lowest gap among those that live with them. Which order packs them
 //! closest depends on the net: the largest first leaves gaps where sizes change slowly
-//! from layer to layer, which the order of steps, or its reverse, may fill. The kernel
-//! checker proves the result.
+//! from layer to layer, which the order of steps, or its reverse, may fill; where some
+//! live long, those come first. The kernel checker proves the result.
 
 use crate::diag::{Diagnostic, Result};
 use crate::kernel::{Addr, Place, Program};
@@ -37,7 +37,7 @@ pub fn plan(program: &mut Program) -> Result<()> {
         }
     }
     let (kept, steps) = (program.arena_len, program.steps.len());
-    let layouts = [Order::Largest, Order::First, Order::Last].map(|order| {
+    let layouts = Order::ALL.map(|order| {
         items.sort_by_key(|item| order.key(item));
         Layout::new(kept, steps, &items)
     });
@@ -70,15 +70,28 @@ enum Order {
     First,
     /// The last to end it.
     Last,
+    Longest,
+    /// Length times life.
+    Area,
 }
 
 impl Order {
+    const ALL: [Order; 5] = [
+        Order::Largest,
+        Order::First,
+        Order::Last,
+        Order::Longest,
+        Order::Area,
+    ];
+
     fn key(self, item: &Item) -> Reverse<(usize, usize)> {
         let (first, last) = item.life;
         Reverse(match self {
             Order::Largest => (item.len, 0),
             Order::First => (usize::MAX - first, item.len),
             Order::Last => (last, item.len),
+            Order::Longest => (last - first, item.len),
+            Order::Area => ((last + 1 - first).saturating_mul(item.len), 0),
         })
     }
 }
@@ -185,7 +198,7 @@ impl Timeline {
 }
 
 /// First and last step that uses each buffer.
-fn live_ranges(program: &Program) -> Vec<Live> {
+pub fn live_ranges(program: &Program) -> Vec<Live> {
     let mut live: Vec<Live> = vec![None; program.buffers.len()];
     for (s, step) in program.steps.iter().enumerate() {
         let mut touch = |addr: &Addr| {

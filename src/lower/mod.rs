@@ -14,6 +14,7 @@ mod concat;
 mod conv;
 mod deconvolution;
 mod grid;
+mod in_place;
 mod inner_product;
 mod memory;
 mod moves;
@@ -243,6 +244,7 @@ impl<'g> Builder<'g> {
             weights_len: self.weights_len,
             scratch_len: self.scratch_len,
         };
+        in_place::merge(&mut program);
         memory::plan(&mut program)?;
         Ok(Lowered {
             program,

@@ -61,7 +61,7 @@ impl Maps {
         self.items.saturating_mul(self.slices)
     }
 
-    fn is_pixel(self) -> bool {
+    pub fn is_pixel(self) -> bool {
         self.slices * self.h * self.w == 1
     }
 }
@@ -102,6 +102,14 @@ impl Blocked {
     /// Rows follow each other without a gap.
     pub fn is_flat(&self) -> bool {
         self.h == 1 || self.row == (self.w * BLOCK) as i64
+    }
+
+    /// Rows, and pixels of each, where neighbouring rows count as one.
+    fn lines(&self) -> [usize; 2] {
+        match self.is_flat() {
+            true => [1, self.h * self.w],
+            false => [self.h, self.w],
+        }
     }
 
     /// Offset of the first element of a channel block of an image.
@@ -310,6 +318,7 @@ impl Builder<'_> {
     /// One region for whole channel blocks, one for the last, partial one.
     pub fn to_blocked(&mut self, src: Plain, dst: &Blocked) -> Vec<Region> {
         let (whole, rest) = (dst.c / BLOCK, dst.c % BLOCK);
+        let [h, w] = dst.lines();
         let mut regions = Vec::new();
         for (first, blocks, channels) in [(0, whole, BLOCK), (whole, usize::from(rest > 0), rest)] {
             if blocks == 0 {
@@ -323,10 +332,10 @@ impl Builder<'_> {
                     self.at(src.buffer, walk.plain),
                     self.at(dst.buffer, walk.blocked),
                     Arg::Len(channels),
-                    Arg::Len(dst.h),
-                    Arg::Len(dst.w),
+                    Arg::Len(h),
+                    Arg::Len(w),
                     Arg::Len(plane),
-                    Arg::Len(dst.w),
+                    Arg::Len(w),
                     Arg::Len(dst.row as usize),
                 ],
             };
@@ -367,6 +376,7 @@ impl Builder<'_> {
 
     pub fn to_plain(&mut self, src: &Blocked, dst: Plain) -> Vec<Region> {
         let (whole, rest) = (src.c / BLOCK, src.c % BLOCK);
+        let [h, w] = src.lines();
         let mut regions = Vec::new();
         if src.slices * src.h * src.w == 1 && src.block == BLOCK as i64 {
             // A row of channels is one stretch in both.
@@ -405,11 +415,11 @@ impl Builder<'_> {
                     self.at(src.buffer, walk.blocked),
                     self.at(dst.buffer, walk.plain),
                     Arg::Len(channels),
-                    Arg::Len(src.h),
-                    Arg::Len(src.w),
+                    Arg::Len(h),
+                    Arg::Len(w),
                     Arg::Len(src.row as usize),
                     Arg::Len(plane),
-                    Arg::Len(src.w),
+                    Arg::Len(w),
                 ],
             };
             regions.push(Region {

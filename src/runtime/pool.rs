@@ -29,12 +29,9 @@ pub struct Pool {
 /// with `SeqCst`: a thread that goes to sleep first raises its flag and then looks for
 /// news once more, one that has news first publishes it and then looks at the flag.
 struct Shared {
-    /// Number of jobs published so far; a change is the signal to start.
-    jobs: AtomicUsize,
-    /// Points to the caller's `Task`; null tells the workers to leave.
-    task: AtomicPtr<()>,
-    /// Workers that have not finished the job.
-    pending: AtomicUsize,
+    news: Line<News>,
+    /// How often workers have finished a job.
+    finished: Line<AtomicUsize>,
     /// One flag for each worker: it sleeps, or is about to.
     asleep: Vec<AtomicBool>,
     caller_asleep: AtomicBool,
@@ -42,6 +39,19 @@ struct Shared {
     /// The first panic of the job.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
+
+/// What the caller tells.
+struct News {
+    /// Number of jobs published so far; a change is the signal to start.
+    jobs: AtomicUsize,
+    /// Points to the caller's `Task`; null tells the workers to leave.
+    task: AtomicPtr<()>,
+}
+
+/// Alone in its cache line, and in the one that is fetched with it: the line goes to
+/// another core only when that core waits for what is in it.
+#[repr(align(128))]
+struct Line<T>(T);
 
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -53,9 +63,11 @@ impl Pool {
         let cores = thread::available_parallelism().map_or(threads, |n| n.get());
         let extra = threads.min(cores) - 1;
         let shared = Arc::new(Shared {
-            jobs: AtomicUsize::new(0),
-            task: AtomicPtr::new(ptr::null_mut()),
-            pending: AtomicUsize::new(0),
+            news: Line(News {
+                jobs: AtomicUsize::new(0),
+                task: AtomicPtr::new(ptr::null_mut()),
+            }),
+            finished: Line(AtomicUsize::new(0)),
             asleep: (0..extra).map(|_| AtomicBool::new(false)).collect(),
             caller_asleep: AtomicBool::new(false),
             caller: Mutex::new(None),
@@ -95,27 +107,27 @@ impl Pool {
             return part(0);
         }
         let task: Task = &part;
-        self.shared
-            .pending
-            .store(self.workers.len(), Ordering::SeqCst);
-        self.publish(&task as *const Task as *mut ());
+        let jobs = self.publish(&task as *const Task as *mut ());
         self.shared.guard(|| part(0));
-        self.shared.await_workers();
+        self.shared
+            .await_finished(jobs.wrapping_mul(self.workers.len()));
         let panic = lock(&self.shared.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
-    /// Starts the workers on a job.
-    fn publish(&self, task: *mut ()) {
-        self.shared.task.store(task, Ordering::SeqCst);
-        self.shared.jobs.fetch_add(1, Ordering::SeqCst);
+    /// Starts the workers on a job; returns how many there have been.
+    fn publish(&self, task: *mut ()) -> usize {
+        let News { jobs, task: next } = &self.shared.news.0;
+        next.store(task, Ordering::Relaxed);
+        let before = jobs.fetch_add(1, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep) {
             if asleep.load(Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
+        before.wrapping_add(1)
     }
 }
 
@@ -132,18 +144,19 @@ impl Drop for Pool {
 impl Shared {
     /// The life of a worker.
     fn work(&self, worker: usize) {
+        let News { jobs, task } = &self.news.0;
         let mut done = 0;
         loop {
             wait(SPIN, &self.asleep[worker], || {
-                self.jobs.load(Ordering::SeqCst) != done
+                jobs.load(Ordering::SeqCst) != done
             });
             done = done.wrapping_add(1);
-            let task = self.task.load(Ordering::SeqCst) as *const Task;
+            let task = task.load(Ordering::Relaxed) as *const Task;
             if task.is_null() {
                 return;
             }
-            // SAFETY: `Pool::run` keeps the task alive, and publishes no other,
-            // until `pending` is zero, which this worker's `finish` is needed for.
+            // SAFETY: `Pool::run` keeps the task alive, and publishes no other, until all
+            // workers have finished it, this one too.
             let f = unsafe { *task };
             self.guard(|| f(worker + 1));
             self.finish();
@@ -158,14 +171,14 @@ impl Shared {
     }
 
     fn finish(&self) {
-        let last = self.pending.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.caller_asleep.load(Ordering::SeqCst) {
+        self.finished.0.fetch_add(1, Ordering::SeqCst);
+        if self.caller_asleep.load(Ordering::SeqCst) {
             lock(&self.caller).iter().for_each(Thread::unpark);
         }
     }
 
-    fn await_workers(&self) {
-        let done = || self.pending.load(Ordering::SeqCst) == 0;
+    fn await_finished(&self, times: usize) {
+        let done = || self.finished.0.load(Ordering::SeqCst) == times;
         if !spin_until(SPIN, done) {
             *lock(&self.caller) = Some(thread::current());
             wait(Duration::ZERO, &self.caller_asleep, done);

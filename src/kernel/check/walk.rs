@@ -275,6 +275,11 @@ impl<F: FnMut(&Scope, &[Access]) -> Result> Walk<'_, F> {
 fn in_place(leaf: Leaf) -> bool {
     matches!(
         leaf,
-        Leaf::Tile { .. } | Leaf::Depthwise { .. } | Leaf::Unary(_) | Leaf::Lrn | Leaf::Softmax
+        Leaf::Tile { .. }
+            | Leaf::Depthwise { .. }
+            | Leaf::FromPoints { .. }
+            | Leaf::Unary(_)
+            | Leaf::Lrn
+            | Leaf::Softmax
     )
 }

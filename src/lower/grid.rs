@@ -85,7 +85,7 @@ fn line_len(conv: &Conv, source: &Source) -> usize {
     let [rows, columns] = [0, 1].map(|i| conv.kernel[i].min(conv.stride[i]));
     let len = source.row as usize * rows;
     match source.kind {
-        TileKind::Planar => len,
+        TileKind::Planar { .. } => len,
         _ => len * columns / conv.stride[1],
     }
 }

@@ -7,7 +7,7 @@
 
 mod common;
 
-use caffec::leaf::{Isa, Leaf, max_pixels, tile_blocks, tile_strides};
+use caffec::leaf::{Isa, Leaf, max_depthwise_pixels, max_pixels, tile_blocks, tile_strides};
 use caffec::runtime::peak::fma_peak;
 use common::{Report, named_or};
 use std::time::{Duration, Instant};
@@ -147,6 +147,15 @@ impl Layer {
         }
     }
 
+    /// A row of pixels in tiles: first pixel and length.
+    fn tiles(&self, isa: Isa, nb: u8) -> Vec<(usize, usize)> {
+        let most = match self.kind {
+            Kind::Depthwise => max_depthwise_pixels(isa, self.kernel as u8),
+            _ => max_pixels(isa, nb),
+        };
+        split(self.width, usize::from(most))
+    }
+
     /// Where the segments of a pixel start.
     fn offsets(&self) -> Vec<i32> {
         let (h, w) = self.source();
@@ -231,7 +240,7 @@ impl<'a> Plan<'a> {
         let px = known.filter(|&k| usize::from(k) == layer.px()).max();
         let px = px.unwrap_or(0);
         let mut tiles = Vec::new();
-        for (x, mr) in split(layer.width, usize::from(max_pixels(isa, nb))) {
+        for (x, mr) in layer.tiles(isa, nb) {
             let mr = mr as u8;
             let leaf = match layer.kind {
                 Kind::Depthwise => Leaf::Depthwise {
@@ -335,7 +344,7 @@ fn measure(report: &mut Report, layer: &Layer, isa: Isa, nb: u8) {
         }
     }
     let rate = layer.flops() / plan.blocks().map(|b| best[b]).sum::<f64>() / 1e9;
-    let tiles = split(layer.width, usize::from(max_pixels(isa, nb)));
+    let tiles = layer.tiles(isa, nb);
     let width = tiles.iter().map(|t| t.1).max().unwrap_or(0);
     let name = format!(
         "{} {} {width}x{}",

@@ -35,8 +35,8 @@ mod touches;
 mod tests;
 
 pub use table::{
-    DEPTHWISE_TAPS, LeafSource, Value, max_pixels, tile_blocks, tile_strides, winograd_points,
-    winograd_tiles,
+    DEPTHWISE_TAPS, LeafSource, Value, max_depthwise_pixels, max_pixels, tile_blocks, tile_strides,
+    winograd_points, winograd_tiles,
 };
 pub use touches::{ArgInfo, Touch};
 
@@ -132,7 +132,7 @@ pub enum Leaf {
     Tile { mr: u8, nb: u8, px: u8, taps: u8 },
     /// Depthwise convolution of one channel block: `mr` pixels, segments of `taps` pixels,
     /// `acc[n] = Σ_s Σ_t src[offsets[s] + m·src_px + t·16 + n] · weights[(s·taps + t)·16 + n]`,
-    /// then as `Tile`. `taps` is one of [`DEPTHWISE_TAPS`].
+    /// then as `Tile`. `taps` is one of [`DEPTHWISE_TAPS`], `mr` at most [`max_depthwise_pixels`].
     Depthwise { mr: u8, px: u8, taps: u8 },
     /// A row of `tiles` Winograd tiles of a channel block: `n` × `n` pixels each, the
     /// next tile's `src_step` elements further on, to their values at `n`² points:

@@ -91,7 +91,7 @@ pub fn tile_blocks(isa: Isa) -> &'static [u8] {
 }
 
 /// Largest number of pixels of a tile of `nb` channel blocks, 0 if there is none;
-/// all from 1 up to it exist. Depthwise leaves go as far as tiles of one block.
+/// all from 1 up to it exist.
 pub fn max_pixels(isa: Isa, nb: u8) -> u8 {
     // As many sums as there are registers, less those for weights and a pixel.
     match (isa, nb) {
@@ -102,6 +102,15 @@ pub fn max_pixels(isa: Isa, nb: u8) -> u8 {
         (Isa::Avx2, 4) => 1,
         (Isa::Portable, 1) => 2,
         _ => 0,
+    }
+}
+
+/// The same for depthwise leaves with `taps` taps.
+pub fn max_depthwise_pixels(isa: Isa, taps: u8) -> u8 {
+    // The weights of all taps are in registers.
+    match (isa, taps) {
+        (Isa::Avx2, 3) => 4,
+        _ => max_pixels(isa, 1),
     }
 }
 
@@ -157,16 +166,13 @@ macro_rules! monomorphs {
             _ => None,
         }
     };
-    ($key:expr, depthwise $name:ident: $($mr:literal)*) => {
+    ($key:expr, depthwise $name:ident: $($taps:literal: $($mr:literal)*;)*) => {
         match $key {
-            $(
-                ($mr, 16, 3) => Some(tile::$name::<$mr, 16, 3> as *const ()),
-                ($mr, 32, 3) => Some(tile::$name::<$mr, 32, 3> as *const ()),
-                ($mr, 0, 3) => Some(tile::$name::<$mr, 0, 3> as *const ()),
-                ($mr, 16, 1) => Some(tile::$name::<$mr, 16, 1> as *const ()),
-                ($mr, 32, 1) => Some(tile::$name::<$mr, 32, 1> as *const ()),
-                ($mr, 0, 1) => Some(tile::$name::<$mr, 0, 1> as *const ()),
-            )*
+            $($(
+                ($mr, 16, $taps) => Some(tile::$name::<$mr, 16, $taps> as *const ()),
+                ($mr, 32, $taps) => Some(tile::$name::<$mr, 32, $taps> as *const ()),
+                ($mr, 0, $taps) => Some(tile::$name::<$mr, 0, $taps> as *const ()),
+            )*)*
             _ => None,
         }
     };
@@ -191,12 +197,13 @@ fn tile_function(key: (u8, u8, u8, u8), isa: Isa) -> Option<*const ()> {
 fn depthwise_function(key: (u8, u8, u8), isa: Isa) -> Option<*const ()> {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => {
-            monomorphs!(key, depthwise depthwise_avx512: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
-        }
+        Isa::Avx512 => monomorphs!(key, depthwise depthwise_avx512:
+            3: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+            1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+        ),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => monomorphs!(key, depthwise depthwise_avx2: 1 2 3 4 5 6),
-        Isa::Portable => monomorphs!(key, depthwise depthwise_portable: 1 2),
+        Isa::Avx2 => monomorphs!(key, depthwise depthwise_avx2: 3: 1 2 3 4; 1: 1 2 3 4 5 6;),
+        Isa::Portable => monomorphs!(key, depthwise depthwise_portable: 3: 1 2; 1: 1 2;),
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => None,
     }

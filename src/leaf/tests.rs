@@ -339,12 +339,12 @@ fn indices(nb: usize, mr: usize) -> impl Iterator<Item = (usize, usize, usize)> 
 #[test]
 fn depthwise_computes_its_definition() {
     for isa in isas() {
-        for mr in 1..=max_pixels(isa, 1) {
-            for (&taps, px) in DEPTHWISE_TAPS
-                .iter()
-                .flat_map(|t| [16, 32, 0].map(|px| (t, px)))
-            {
-                for after in AFTER {
+        for &taps in DEPTHWISE_TAPS {
+            for mr in 1..=max_depthwise_pixels(isa, taps) {
+                for (px, after) in [16, 32, 0]
+                    .into_iter()
+                    .flat_map(|px| AFTER.map(|a| (px, a)))
+                {
                     check_depthwise(isa, (mr, px, taps), after);
                 }
             }
@@ -1242,6 +1242,10 @@ fn the_table_is_complete() {
                 }
                 .exists(isa)
             );
+        }
+        for &taps in DEPTHWISE_TAPS {
+            let mr = max_depthwise_pixels(isa, taps) + 1;
+            assert!(!Leaf::Depthwise { mr, px: 16, taps }.exists(isa));
         }
         for (n, m) in [3, 5].into_iter().flat_map(winograd_tiles).copied() {
             assert!(Leaf::ToPoints { n }.exists(isa), "{n} {isa}");

@@ -197,7 +197,8 @@ pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> 
     regions
 }
 
-/// Nanoseconds, roughly.
+/// Nanoseconds, roughly: moving an output counts as much as eight products.
 fn line_cost(call: &TileCall, pixels: usize, nb: usize) -> u64 {
-    (pixels * nb * call.segments * call.kind.taps()) as u64 / 4 + 1
+    let products = call.segments * call.kind.taps();
+    (pixels * nb * (products + 8)) as u64 / 4 + 1
 }

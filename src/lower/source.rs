@@ -14,6 +14,9 @@ use crate::leaf::{BLOCK, Leaf};
 /// Longest table of segments: 2^24 products in a sum of channel blocks.
 const MAX_SEGMENTS: usize = 1 << 20;
 
+/// Rows of an image that one task copies.
+const MOST_ROWS: usize = 16;
+
 /// Where tiles read: the first element that the first window of an image reads, and
 /// the table of segments from there.
 pub struct Source {
@@ -353,33 +356,42 @@ fn padded_planes(
         .try_fold(n * c, |len, side| len.checked_mul(padded(side)?));
     let buffer = b.arena(&name, len)?;
     let view = plane_view(buffer, 0, dims, halo);
-    let (image, channel) = (b.var(), b.var());
+    let (image, channel, part) = (b.var(), b.var(), b.var());
     let to = view.plane(image, channel);
+    let tasks = vec![(image, n as u32), (channel, c as u32)];
+    let halo = Region {
+        tasks: tasks.clone(),
+        body: b.halo_stmts(buffer, to.clone(), &view, 1),
+        cost: h as u64 + 1,
+    };
+    // So many rows at a time that threads get equal shares of three channels.
+    let rows = (1..=MOST_ROWS).rev().find(|rows| h.is_multiple_of(*rows));
+    let rows = rows.unwrap_or(1);
     let from = Affine::constant(plain.base)
         .plus(image, (c * h * w) as i64)
-        .plus(channel, (h * w) as i64);
-    let mut body = b.halo_stmts(buffer, to.clone(), &view, 1);
-    body.push(Stmt::Call {
+        .plus(channel, (h * w) as i64)
+        .plus(part, (rows * w) as i64);
+    let copy = Stmt::Call {
         leaf: Leaf::Copy,
         args: vec![
             b.at(plain.buffer, from),
-            b.at(buffer, to),
-            Arg::Len(h),
+            b.at(buffer, to.plus(part, rows as i64 * view.row)),
+            Arg::Len(rows),
             Arg::Len(w),
             Arg::Len(w),
             Arg::Len(view.row as usize),
         ],
-    });
-    let region = Region {
-        tasks: vec![(image, n as u32), (channel, c as u32)],
-        body,
-        cost: (h * w) as u64 / 8 + 1,
+    };
+    let copies = Region {
+        tasks: [tasks, vec![(part, (h / rows) as u32)]].concat(),
+        body: vec![copy],
+        cost: (rows * w) as u64 / 8 + 1,
     };
     let layers = vec![b.graph[blob].name.clone()];
     b.step(
         layers,
         "padded copy",
-        vec![region],
+        vec![halo, copies],
         0,
         8 * (n * c * h * w) as u64,
     );

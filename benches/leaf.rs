@@ -141,10 +141,9 @@ impl Layer {
     }
 
     fn taps(&self) -> usize {
-        if self.kind == Kind::Planar {
-            self.kernel
-        } else {
-            16
+        match self.kind {
+            Kind::Blocked => 16,
+            Kind::Planar | Kind::Depthwise => self.kernel,
         }
     }
 
@@ -154,7 +153,7 @@ impl Layer {
         let (planes, columns, lanes) = match self.kind {
             Kind::Blocked => (self.input / 16, self.kernel, 16),
             Kind::Planar => (self.input, 1, 1),
-            Kind::Depthwise => (1, self.kernel, 16),
+            Kind::Depthwise => (1, 1, 16),
         };
         let mut offsets = Vec::new();
         for plane in 0..planes {
@@ -235,7 +234,11 @@ impl<'a> Plan<'a> {
         for (x, mr) in split(layer.width, usize::from(max_pixels(isa, nb))) {
             let mr = mr as u8;
             let leaf = match layer.kind {
-                Kind::Depthwise => Leaf::Depthwise { mr, px },
+                Kind::Depthwise => Leaf::Depthwise {
+                    mr,
+                    px,
+                    taps: layer.kernel as u8,
+                },
                 _ => Leaf::Tile { mr, nb, px, taps },
             };
             tiles.push((x, leaf.function(isa)?));
@@ -263,7 +266,7 @@ impl<'a> Plan<'a> {
                 let row = y * layer.stride * w;
                 if layer.kind == Kind::Depthwise {
                     let src = d.src.at((block * h * w + row) * 16 + x * step);
-                    let weights = d.weights.at(block * segments * 16);
+                    let weights = d.weights.at(block * segments * taps * 16);
                     // SAFETY: a leaf of this type; the buffers hold the whole layer.
                     unsafe {
                         let run: DepthwiseFn = std::mem::transmute(function);

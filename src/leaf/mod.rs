@@ -35,7 +35,8 @@ mod touches;
 mod tests;
 
 pub use table::{
-    LeafSource, Value, max_pixels, tile_blocks, tile_strides, winograd_points, winograd_tiles,
+    DEPTHWISE_TAPS, LeafSource, Value, max_pixels, tile_blocks, tile_strides, winograd_points,
+    winograd_tiles,
 };
 pub use touches::{ArgInfo, Touch};
 
@@ -129,9 +130,10 @@ pub enum Leaf {
     /// if `ahead_stride` is not 0, from `ahead + j·ahead_stride` on for each block j.
     /// Which shapes there are: [`tile_blocks`], [`max_pixels`], [`tile_strides`].
     Tile { mr: u8, nb: u8, px: u8, taps: u8 },
-    /// Depthwise convolution of one channel block: `mr` pixels,
-    /// `acc[n] = Σ_s src[offsets[s] + m·src_px + n] · weights[s·16 + n]`, then as `Tile`.
-    Depthwise { mr: u8, px: u8 },
+    /// Depthwise convolution of one channel block: `mr` pixels, segments of `taps` pixels,
+    /// `acc[n] = Σ_s Σ_t src[offsets[s] + m·src_px + t·16 + n] · weights[(s·taps + t)·16 + n]`,
+    /// then as `Tile`. `taps` is one of [`DEPTHWISE_TAPS`].
+    Depthwise { mr: u8, px: u8, taps: u8 },
     /// A row of `tiles` Winograd tiles of a channel block: `n` × `n` pixels each, the
     /// next tile's `src_step` elements further on, to their values at `n`² points:
     /// value (y, x) of tile t goes to `dst[(y·n + x)·point_stride + t·16]`. Points and

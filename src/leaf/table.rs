@@ -111,6 +111,9 @@ pub fn tile_strides(taps: u8) -> &'static [u8] {
     if taps == 16 { &[16, 32] } else { &[1, 2, 4] }
 }
 
+/// Numbers of taps that depthwise leaves take together, the largest first.
+pub const DEPTHWISE_TAPS: &[u8] = &[3, 1];
+
 /// Sides of the Winograd tiles that there are, for kernels of `kernel` × `kernel`: of
 /// points and of outputs.
 pub fn winograd_tiles(kernel: usize) -> &'static [(u8, u8)] {
@@ -157,9 +160,12 @@ macro_rules! monomorphs {
     ($key:expr, depthwise $name:ident: $($mr:literal)*) => {
         match $key {
             $(
-                ($mr, 16) => Some(tile::$name::<$mr, 16> as *const ()),
-                ($mr, 32) => Some(tile::$name::<$mr, 32> as *const ()),
-                ($mr, 0) => Some(tile::$name::<$mr, 0> as *const ()),
+                ($mr, 16, 3) => Some(tile::$name::<$mr, 16, 3> as *const ()),
+                ($mr, 32, 3) => Some(tile::$name::<$mr, 32, 3> as *const ()),
+                ($mr, 0, 3) => Some(tile::$name::<$mr, 0, 3> as *const ()),
+                ($mr, 16, 1) => Some(tile::$name::<$mr, 16, 1> as *const ()),
+                ($mr, 32, 1) => Some(tile::$name::<$mr, 32, 1> as *const ()),
+                ($mr, 0, 1) => Some(tile::$name::<$mr, 0, 1> as *const ()),
             )*
             _ => None,
         }
@@ -182,7 +188,7 @@ fn tile_function(key: (u8, u8, u8, u8), isa: Isa) -> Option<*const ()> {
     }
 }
 
-fn depthwise_function(key: (u8, u8), isa: Isa) -> Option<*const ()> {
+fn depthwise_function(key: (u8, u8, u8), isa: Isa) -> Option<*const ()> {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => {
@@ -285,7 +291,7 @@ impl Leaf {
     pub fn function(self, isa: Isa) -> Option<*const ()> {
         match self {
             Leaf::Tile { mr, nb, px, taps } => tile_function((mr, nb, px, taps), isa),
-            Leaf::Depthwise { mr, px } => depthwise_function((mr, px), isa),
+            Leaf::Depthwise { mr, px, taps } => depthwise_function((mr, px, taps), isa),
             Leaf::ToPoints { n } => to_points_function(n, isa),
             Leaf::FromPoints { n, m } => from_points_function((n, m), isa),
             Leaf::ToBlocked => Some(layout::to_blocked as *const ()),
@@ -311,7 +317,9 @@ impl Leaf {
                 let columns = u32::from(nb) * 16;
                 format!("f32_tile{source}_{mr}x{columns}{}_{isa}", Stride(px))
             }
-            Leaf::Depthwise { mr, px } => format!("f32_depthwise_{mr}x16{}_{isa}", Stride(px)),
+            Leaf::Depthwise { mr, px, taps } => {
+                format!("f32_depthwise{taps}_{mr}x16{}_{isa}", Stride(px))
+            }
             Leaf::Unary(function) => format!("f32_{}_{isa}", function.name()),
             Leaf::Lrn => format!("f32_lrn_{isa}"),
             Leaf::Softmax => format!("f32_softmax_{isa}"),
@@ -335,7 +343,9 @@ impl Leaf {
                 TILE,
                 format!("tile::tile_{isa}::<{mr}, {nb}, {px}, {taps}>"),
             ),
-            Leaf::Depthwise { mr, px } => (TILE, format!("tile::depthwise_{isa}::<{mr}, {px}>")),
+            Leaf::Depthwise { mr, px, taps } => {
+                (TILE, format!("tile::depthwise_{isa}::<{mr}, {px}, {taps}>"))
+            }
             Leaf::ToPoints { n } => (WINOGRAD, format!("winograd::to_points_{isa}::<{n}>")),
             Leaf::FromPoints { n, m } => {
                 (WINOGRAD, format!("winograd::from_points_{isa}::<{n}, {m}>"))

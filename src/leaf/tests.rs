@@ -340,24 +340,27 @@ fn indices(nb: usize, mr: usize) -> impl Iterator<Item = (usize, usize, usize)> 
 fn depthwise_computes_its_definition() {
     for isa in isas() {
         for mr in 1..=max_pixels(isa, 1) {
-            for px in [16, 32, 0] {
+            for (&taps, px) in DEPTHWISE_TAPS
+                .iter()
+                .flat_map(|t| [16, 32, 0].map(|px| (t, px)))
+            {
                 for after in AFTER {
-                    check_depthwise(isa, mr, px, after);
+                    check_depthwise(isa, (mr, px, taps), after);
                 }
             }
         }
     }
 }
 
-fn check_depthwise(isa: Isa, mr: u8, px: u8, after: After) {
-    let leaf = Leaf::Depthwise { mr, px };
-    let mr = usize::from(mr);
+fn check_depthwise(isa: Isa, (mr, px, taps): (u8, u8, u8), after: After) {
+    let leaf = Leaf::Depthwise { mr, px, taps };
+    let (mr, taps) = (usize::from(mr), usize::from(taps));
     let src_px = if px == 0 { 40 } else { usize::from(px) };
     let (offsets, dst_px) = ([-64, 0, 160, 3000], 17);
     let read: Vec<i64> = offsets
         .iter()
         .flat_map(|&o| (0..mr).map(move |m| i64::from(o) + (m * src_px) as i64))
-        .flat_map(|x| (0..16).map(move |n| x + n))
+        .flat_map(|x| (0..taps as i64 * 16).map(move |n| x + n))
         .collect();
     let (before, result) = run(
         leaf,
@@ -384,8 +387,10 @@ fn check_depthwise(isa: Isa, mr: u8, px: u8, after: After) {
     for (_, m, n) in indices(1, mr) {
         let mut sum = 0.0;
         for (s, &offset) in offsets.iter().enumerate() {
-            let x = before[0].at(i64::from(offset) + (m * src_px + n) as i64);
-            sum = add_product(isa, sum, x, before[1].get(s * 16 + n));
+            for t in 0..taps {
+                let x = before[0].at(i64::from(offset) + (m * src_px + t * 16 + n) as i64);
+                sum = add_product(isa, sum, x, before[1].get((s * taps + t) * 16 + n));
+            }
         }
         sum += before[2].get(n);
         if after.residual {
@@ -557,7 +562,11 @@ fn activations_treat_special_values_as_caffe() {
         3.0,
     ];
     for isa in isas() {
-        let leaf = Leaf::Depthwise { mr: 1, px: 16 };
+        let leaf = Leaf::Depthwise {
+            mr: 1,
+            px: 16,
+            taps: 1,
+        };
         for (slope, expected) in [(0.0, relu), (0.5, leaky)] {
             let (_, result) = run(
                 leaf,
@@ -1140,7 +1149,11 @@ fn every_leaf() -> Vec<Leaf> {
             px: 0,
             taps: 0,
         },
-        Leaf::Depthwise { mr: 2, px: 0 },
+        Leaf::Depthwise {
+            mr: 2,
+            px: 0,
+            taps: 3,
+        },
         Leaf::ToPoints { n: 6 },
         Leaf::FromPoints { n: 6, m: 4 },
     ];

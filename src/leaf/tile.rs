@@ -5,6 +5,7 @@
 // the body is always inlined into one function per instruction set, which alone
 // carries the `target_feature`.
 
+use std::hint::black_box;
 use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
@@ -14,9 +15,9 @@ use std::arch::x86_64::{
     _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_storeu_ps,
     _mm256_sub_epi32, _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_cmp_ps_mask, _mm512_fixupimm_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
@@ -40,6 +41,14 @@ pub trait Block: Copy {
     unsafe fn max_zero(self) -> Self;
     // 0 < self ? 0 : self.
     unsafe fn min_zero(self) -> Self;
+    // max_zero + 0 · min_zero, so that −∞ becomes NaN.
+    #[inline(always)]
+    unsafe fn rectified(self) -> Self {
+        unsafe {
+            self.max_zero()
+                .add_product(Self::splat(0.0), self.min_zero())
+        }
+    }
     // The number whose bits are `bits`, less a quarter of this one's bits.
     unsafe fn quarter_bits_from(self, bits: u32) -> Self;
     // Whether all are at least `low` and at most `high`.
@@ -93,6 +102,15 @@ impl Block for Avx512 {
     #[inline(always)]
     unsafe fn min_zero(self) -> Self {
         unsafe { Avx512(_mm512_min_ps(_mm512_setzero_ps(), self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn rectified(self) -> Self {
+        // What becomes of each kind of number, four bits each: those of 0 and above stay (1), as
+        // does NaN (2: if signaling, quiet), below is 0 (8), and −∞ gives NaN (3).
+        // From the highest bits: above 0, below 0, +∞, −∞, 1, ±0, signaling NaN, NaN.
+        const KINDS: i32 = 0x1813_1122;
+        let kinds = unsafe { _mm512_set1_epi32(KINDS) };
+        unsafe { Avx512(_mm512_fixupimm_ps::<0>(self.0, self.0, kinds)) }
     }
     #[inline(always)]
     unsafe fn quarter_bits_from(self, bits: u32) -> Self {
@@ -328,7 +346,11 @@ impl Epilogue {
                     }
                 }
             }
-            if self.act != 0 {
+            if self.act == 1 && self.slope.to_bits() == 0 {
+                for sum in acc.as_flattened_mut() {
+                    *sum = sum.rectified();
+                }
+            } else if self.act != 0 {
                 for j in 0..NB {
                     let slope = if self.act == 1 {
                         B::splat(self.slope)
@@ -438,7 +460,10 @@ macro_rules! leaves {
             let streams = if ahead_stride == 0 { 1 } else { NB };
             unsafe {
                 let mut acc = [[<$block as Block>::splat(0.0); NB]; MR];
+                // Hidden from the compiler, or it carries them through the loop as values, which
+                // a tile of one chunk spills and reloads as well.
                 let mut sums = MaybeUninit::<[[$block; NB]; MR]>::uninit();
+                let sums = black_box(&mut sums);
                 let mut first = 0;
                 loop {
                     let end = if segments - first > chunk(TAPS) { first + chunk(TAPS) } else { segments };
@@ -487,7 +512,11 @@ macro_rules! leaves {
 
         // Safety: as above.
         $(#[$feature])*
-        pub unsafe extern "C" fn $depthwise<const MR: usize, const PX: usize>(
+        pub unsafe extern "C" fn $depthwise<
+            const MR: usize,
+            const PX: usize,
+            const TAPS: usize,
+        >(
             src: *const f32,
             weights: *const f32,
             bias: *const f32,
@@ -506,9 +535,17 @@ macro_rules! leaves {
                 let mut acc = [[<$block as Block>::splat(0.0)]; MR];
                 for s in 0..segments {
                     let x = src.offset(*offsets.add(s) as isize);
-                    let w = <$block as Block>::load(weights.add(s * 16));
+                    let mut row = [<$block as Block>::splat(0.0); TAPS];
+                    for (t, w) in row.iter_mut().enumerate() {
+                        *w = <$block as Block>::load(weights.add((s * TAPS + t) * 16));
+                    }
+                    // Pixel by pixel: what the windows of neighbours share is loaded once,
+                    // or two loads a cycle would be the limit, not the multiply-adds.
                     for (m, sum) in acc.iter_mut().enumerate() {
-                        sum[0] = sum[0].add_product(<$block as Block>::load(x.add(m * px)), w);
+                        for (t, w) in row.iter().enumerate() {
+                            let x = <$block as Block>::load(x.add(m * px + t * 16));
+                            sum[0] = sum[0].add_product(x, *w);
+                        }
                     }
                 }
                 let epilogue = Epilogue {

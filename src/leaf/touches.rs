@@ -39,7 +39,7 @@ impl Leaf {
         let mut t = Touches::new(self, args)?;
         match self {
             Leaf::Tile { mr, nb, px, taps } => t.tile(mr, nb, px, taps)?,
-            Leaf::Depthwise { mr, px } => t.depthwise(mr, px)?,
+            Leaf::Depthwise { mr, px, taps } => t.depthwise(mr, px, taps)?,
             Leaf::ToPoints { n } => t.tile_values(n)?,
             Leaf::FromPoints { n, m } => t.tile_outputs(n, m)?,
             Leaf::ToBlocked => t.blocked()?,
@@ -203,10 +203,10 @@ impl<'a> Touches<'a> {
         self.epilogue(mr, nb, dst_stride, residual_stride)
     }
 
-    fn depthwise(&mut self, mr: u8, px: u8) -> Done {
-        let mr = i128::from(mr);
-        let segments = self.segments(mr, px, 16)?;
-        self.read("weights", Rows::one(segments * 16))?;
+    fn depthwise(&mut self, mr: u8, px: u8, taps: u8) -> Done {
+        let (mr, len) = (i128::from(mr), i128::from(taps) * 16);
+        let segments = self.segments(mr, px, len)?;
+        self.read("weights", Rows::one(segments * len))?;
         self.epilogue(mr, 1, 0, 0)
     }
 

@@ -519,11 +519,10 @@ impl Nest<'_> {
         };
         let of_view = |v: &Blocked| in_blob(v.base, [v.image, v.row], v.buffer);
         let source = self.source;
-        let (src, kind, taps, src_px, src_stride, offsets) = match from {
+        let (src, kind, src_px, src_stride, offsets) = match from {
             None => (
                 in_blob(source.base, [source.image, source.line], source.buffer),
                 source.kind,
-                source.taps,
                 source.px,
                 source.src_stride(),
                 source.offsets(stage.conv.inputs)?,
@@ -533,14 +532,7 @@ impl Nest<'_> {
                 let offsets = (0..blocks)
                     .map(|i| (i * self.room() * BLOCK) as i32)
                     .collect();
-                (
-                    in_scratch(buffer),
-                    TileKind::Blocked,
-                    BLOCK,
-                    BLOCK,
-                    0,
-                    offsets,
-                )
+                (in_scratch(buffer), TileKind::Blocked, BLOCK, 0, offsets)
             }
         };
         let segments = offsets.len();
@@ -555,12 +547,8 @@ impl Nest<'_> {
             dst: to.map_or_else(|| of_view(self.dst), in_scratch),
             offsets: b.table(offsets),
             segments,
-            taps,
             src_stride,
-            weight_stride: match kind {
-                TileKind::Depthwise => segments * BLOCK,
-                _ => segments * taps * BLOCK,
-            },
+            weight_stride: segments * kind.taps() * BLOCK,
             dst_stride: to.map_or(self.dst.block as usize, |_| self.room() * BLOCK),
             residual_stride: residual.map_or(0, |r| r.block as usize),
             src_px,

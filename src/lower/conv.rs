@@ -319,7 +319,6 @@ pub fn regions(
                 dst: addr(dst.buffer, grid.dst[0] + run.first as i64 * dst.block),
                 offsets: table,
                 segments,
-                taps: source.taps,
                 src_stride: source.src_stride(),
                 weight_stride,
                 dst_stride: dst.block as usize,

@@ -88,7 +88,7 @@ fn line_len(conv: &Conv, source: &Source) -> usize {
     let [rows, columns] = [0, 1].map(|i| conv.kernel[i].min(conv.stride[i]));
     let len = source.row as usize * rows;
     match source.kind {
-        TileKind::Planar => len,
+        TileKind::Planar { .. } => len,
         _ => len * columns / conv.stride[1],
     }
 }
@@ -222,5 +222,5 @@ pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> 
 
 /// Nanoseconds, roughly.
 fn line_cost(call: &TileCall, pixels: usize, nb: usize) -> u64 {
-    (pixels * nb * call.segments * call.taps) as u64 / 4 + 1
+    (pixels * nb * call.segments * call.kind.taps()) as u64 / 4 + 1
 }

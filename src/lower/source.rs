@@ -31,7 +31,6 @@ pub struct Source {
     pub block: i64,
     pub kind: TileKind,
     pub order: SegmentOrder,
-    pub taps: usize,
     pub row: i64,
     /// Kernel axes but the last, outermost first: how many taps, and how far apart.
     kernel: Vec<(usize, i64)>,
@@ -44,7 +43,10 @@ impl Source {
     /// along the outer axes, with the padding there.
     pub fn blocked(view: &Blocked, slices: &[usize], conv: &Conv) -> Source {
         let (kind, order) = match conv.is_depthwise() {
-            true => (TileKind::Depthwise, SegmentOrder::Depthwise),
+            true => {
+                let kind = TileKind::depthwise(conv.kernel[1], conv.dilation[1]);
+                (kind, SegmentOrder::Depthwise)
+            }
             false => (TileKind::Blocked, SegmentOrder::Blocked),
         };
         let mut outer = Vec::new();
@@ -65,7 +67,6 @@ impl Source {
             block: view.block,
             kind,
             order,
-            taps: BLOCK,
             row: view.row,
             kernel,
             columns: conv.kernel[1],
@@ -75,10 +76,7 @@ impl Source {
 
     /// Packed weights of one block of output channels.
     pub fn weight_stride(&self, segments: usize) -> usize {
-        match self.kind {
-            TileKind::Depthwise => segments * BLOCK,
-            _ => segments * self.taps * BLOCK,
-        }
+        segments * self.kind.taps() * BLOCK
     }
 
     /// Maps that one block of output channels reads.
@@ -96,7 +94,7 @@ impl Source {
     /// How far the source moves from one block of output channels to the next.
     pub fn src_stride(&self) -> usize {
         match self.kind {
-            TileKind::Depthwise => self.block as usize,
+            TileKind::Depthwise { .. } => self.block as usize,
             _ => 0,
         }
     }
@@ -110,7 +108,7 @@ impl Source {
             SegmentOrder::Blocked => (inputs.div_ceil(BLOCK), self.columns, BLOCK),
             SegmentOrder::Planar => (inputs, 1, 1),
             SegmentOrder::PlanarPoint => (inputs, self.columns, 1),
-            SegmentOrder::Depthwise => (1, self.columns, BLOCK),
+            SegmentOrder::Depthwise => (1, self.columns / self.kind.taps(), BLOCK),
         };
         let axes = [(units, self.block)]
             .into_iter()
@@ -296,10 +294,10 @@ fn planar_source(
     } else {
         padded_planes(b, plain, conv.src, [n, c, h, w], halo)?
     };
-    let order = if conv.dilation[1] == 1 {
-        SegmentOrder::Planar
+    let (order, taps) = if conv.dilation[1] == 1 {
+        (SegmentOrder::Planar, conv.kernel[1])
     } else {
-        SegmentOrder::PlanarPoint
+        (SegmentOrder::PlanarPoint, 1)
     };
     Ok(Source {
         buffer: view.buffer,
@@ -309,13 +307,8 @@ fn planar_source(
         line: conv.stride[0] as i64 * view.row,
         px: conv.stride[1],
         block: view.block,
-        kind: TileKind::Planar,
+        kind: TileKind::Planar { taps },
         order,
-        taps: if order == SegmentOrder::Planar {
-            conv.kernel[1]
-        } else {
-            1
-        },
         row: view.row,
         kernel: vec![(conv.kernel[0], conv.dilation[0] as i64 * view.row)],
         columns: conv.kernel[1],

@@ -2,7 +2,7 @@
 
 use super::{Builder, for_loop};
 use crate::kernel::{Addr, Arg, Stmt, TableId, Var};
-use crate::leaf::{Activation, BLOCK, Isa, Leaf};
+use crate::leaf::{Activation, BLOCK, DEPTHWISE_TAPS, Isa, Leaf};
 
 /// What all tiles of a convolution have in common: addresses of the first pixel and
 /// the first channel block of a line, and strides.
@@ -17,8 +17,6 @@ pub struct TileCall {
     pub dst: Addr,
     pub offsets: TableId,
     pub segments: usize,
-    /// Source elements of a segment: 16 in a blocked source.
-    pub taps: usize,
     /// From the source of one channel block to that of the next: 0 but for depthwise.
     pub src_stride: usize,
     pub weight_stride: usize,
@@ -46,8 +44,31 @@ pub enum TileKind {
     /// Segments of 16 channels of a blocked source.
     Blocked,
     /// Segments of kernel taps of a plain source.
-    Planar,
-    Depthwise,
+    Planar { taps: usize },
+    /// Segments of kernel taps of the channel block itself.
+    Depthwise { taps: u8 },
+}
+
+impl TileKind {
+    /// Depthwise, for a kernel of so many columns.
+    pub fn depthwise(columns: usize, dilation: usize) -> TileKind {
+        let together = |&&taps: &&u8| dilation == 1 && usize::from(taps) == columns;
+        let taps = DEPTHWISE_TAPS.iter().find(together).copied().unwrap_or(1);
+        TileKind::Depthwise { taps }
+    }
+
+    pub fn is_depthwise(self) -> bool {
+        matches!(self, TileKind::Depthwise { .. })
+    }
+
+    /// Products of a segment in the sum of one output.
+    pub fn taps(self) -> usize {
+        match self {
+            TileKind::Blocked => BLOCK,
+            TileKind::Planar { taps } => taps,
+            TileKind::Depthwise { taps } => taps.into(),
+        }
+    }
 }
 
 /// Elements of weights that are fetched ahead: of what two tiles read, both fit into a
@@ -71,13 +92,13 @@ fn leaf(isa: Isa, kind: TileKind, mr: usize, nb: usize, src_px: usize) -> Option
             px,
             taps: 16,
         },
-        TileKind::Planar => Leaf::Tile {
+        TileKind::Planar { .. } => Leaf::Tile {
             mr,
             nb: nb as u8,
             px,
             taps: 0,
         },
-        TileKind::Depthwise => Leaf::Depthwise { mr, px },
+        TileKind::Depthwise { taps } => Leaf::Depthwise { mr, px, taps },
     };
     let fixed = u8::try_from(src_px).ok().map(make);
     let candidates = fixed.into_iter().chain([make(0)]);
@@ -131,7 +152,7 @@ fn tile_cycles(isa: Isa, mr: usize, nb: usize) -> f64 {
 /// How many channel blocks go together, for lines of `pixels` pixels: the fewest of what
 /// is equally fast, since their weights take the least of the caches.
 pub fn choose(isa: Isa, kind: TileKind, pixels: usize, blocks: usize, src_px: usize) -> BlockRuns {
-    if kind == TileKind::Depthwise {
+    if kind.is_depthwise() {
         return vec![(1, 0, blocks)];
     }
     let exists = |&nb: &usize| max_mr(isa, kind, nb, src_px) > 0;
@@ -271,13 +292,13 @@ impl TileCall {
     /// channel block, while the tiles of a line of `pixels` pixels go over these.
     pub fn fetching_on(self, isa: Isa, pixels: usize, nb: usize) -> TileCall {
         let passes = self.tiles_in_line(isa, pixels, nb);
-        let own = (self.segments * self.taps * BLOCK) as i64;
+        let own = (self.segments * self.kind.taps() * BLOCK) as i64;
         let ahead = Some(Ahead {
             start: Addr {
                 buffer: self.weights.buffer,
                 offset: self.weights.offset.clone().offset(own),
             },
-            step: (self.taps * BLOCK / passes).next_multiple_of(BLOCK),
+            step: (self.kind.taps() * BLOCK / passes).next_multiple_of(BLOCK),
             stride: self.weight_stride,
         });
         TileCall { ahead, ..self }
@@ -323,9 +344,9 @@ impl TileCall {
             Arg::Table(self.offsets),
             Arg::Len(self.segments),
         ];
-        if self.kind != TileKind::Depthwise {
+        if !self.kind.is_depthwise() {
             let strides = [
-                self.taps,
+                self.kind.taps(),
                 self.weight_stride,
                 self.dst_stride,
                 self.residual_stride,
@@ -338,7 +359,7 @@ impl TileCall {
             Arg::Len(self.activation as usize),
             Arg::F32(self.slope),
         ]);
-        if self.kind != TileKind::Depthwise {
+        if !self.kind.is_depthwise() {
             let ahead = self.ahead.as_ref();
             args.push(ahead.map_or(Arg::Null, |ahead| Arg::Ahead(ahead.start.clone())));
             args.push(Arg::Len(ahead.map_or(0, |ahead| ahead.step)));

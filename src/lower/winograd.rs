@@ -625,7 +625,6 @@ impl Nest<'_> {
                         dst: dst.clone(),
                         offsets: b.table(offsets.collect()),
                         segments: part.size,
-                        taps: BLOCK,
                         src_stride: 0,
                         weight_stride: chunk.weight_stride,
                         dst_stride: products.block,

@@ -29,6 +29,9 @@ pub struct Grid {
 /// Source elements of one task's rows should stay in the second-level cache.
 const CHUNK_BYTES: usize = 384 << 10;
 
+/// Weights that stay in the second-level cache from one chunk of rows to the next.
+const KEPT_WEIGHTS: usize = 512 << 10;
+
 /// Maps of so few tiles are one line, if there are so many channel blocks.
 const MOST_TILES_IN_LINE: usize = 8;
 const LEAST_BLOCKS: usize = 16;
@@ -136,12 +139,32 @@ fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
     grids
 }
 
-/// The regions of one run of channel blocks over one grid: lines in chunks whose source
-/// stays in cache while all channel blocks go over it.
+/// How many chunks there are and how many lines each has, but for the last ones: its source
+/// stays in cache while all channel blocks go over it. Where the weights stay there too,
+/// each half of the map has the same chunks, so that two threads get one half each, as in
+/// the layers before and after.
+fn chunks(call: &TileCall, grid: &Grid, blocks: usize) -> (usize, usize) {
+    let most = CHUNK_BYTES / grid.line_bytes.max(1);
+    let half = grid.lines / 2;
+    if half > 0 && 4 * call.weight_stride * blocks <= KEPT_WEIGHTS {
+        let most = most.clamp(1, half);
+        let lines = (most.div_ceil(2)..=most)
+            .rev()
+            .min_by_key(|lines| half % lines);
+        let lines = lines.expect("not empty");
+        (2 * (half / lines), lines)
+    } else {
+        let lines = grid
+            .lines
+            .div_ceil(grid.lines.div_ceil(most.clamp(1, grid.lines)));
+        (grid.lines / lines, lines)
+    }
+}
+
+/// The regions of one run of channel blocks over one grid.
 pub fn regions(b: &mut Builder, call: &TileCall, grid: &Grid, blocks: usize) -> Vec<Region> {
-    let most = (CHUNK_BYTES / grid.line_bytes.max(1)).clamp(1, grid.lines);
-    let per_chunk = grid.lines.div_ceil(grid.lines.div_ceil(most));
-    let (chunks, rest) = (grid.lines / per_chunk, grid.lines % per_chunk);
+    let (chunks, per_chunk) = chunks(call, grid, blocks);
+    let rest = grid.lines - chunks * per_chunk;
     let mut regions = Vec::new();
     for (nb, first_block, tiles) in
         tile::choose(b.isa(), call.kind, grid.pixels, blocks, call.src_px)

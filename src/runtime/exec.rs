@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::arena::Block;
 use super::block;
-use super::pool::{Pool, divide};
+use super::pool::{Pool, Ranges, divide};
 use crate::backend::jit::{self, Compiled};
 use crate::diag::{Diagnostic, Errors, Result};
 use crate::kernel::interp::{self, UNWRITTEN};
@@ -146,8 +146,8 @@ impl Executable {
         for (step, split) in splits.iter().enumerate() {
             self.forget_dead(step, &bases[0]);
             match split {
-                Split::Caller(range) => self.run_tasks(step, &bases[0], *range),
-                Split::All(ranges) => pool.run(&|t| self.run_tasks(step, &bases[t], ranges[t])),
+                Split::Caller(ranges) => self.run_tasks(step, &bases[0], ranges),
+                Split::All(ranges) => pool.run(&|t| self.run_tasks(step, &bases[t], &ranges[t])),
             }
             after_step();
         }
@@ -180,20 +180,19 @@ impl Executable {
         lengths_match("output", &self.program.outputs, outputs)
     }
 
-    fn run_tasks(&self, step: usize, bases: &Bases, (begin, end): (u64, u64)) {
-        if begin == end {
-            return;
-        }
+    fn run_tasks(&self, step: usize, bases: &Bases, ranges: &Ranges) {
         let bases = bases.0.as_ptr();
-        // SAFETY: `bases` points to memory of the lengths that the program states:
-        // ports by `admit`, weights by `new`, arena and scratch by `context`. The
-        // program is checked, so that code stays inside these; tasks of a step are
-        // independent, each thread has its own range of them and its own scratch, and
-        // steps are separated by the end of `pool.run`.
-        unsafe {
-            match &self.code {
-                Code::Jit(compiled) => (compiled.step(step))(bases, begin, end),
-                Code::Interpreter => interp::run(&self.program, step, bases, begin, end),
+        for &(begin, end) in ranges {
+            // SAFETY: `bases` points to memory of the lengths that the program states:
+            // ports by `admit`, weights by `new`, arena and scratch by `context`. The
+            // program is checked, so that code stays inside these; tasks of a step are
+            // independent, each thread has its own ranges of them and its own scratch, and
+            // steps are separated by the end of `pool.run`.
+            unsafe {
+                match &self.code {
+                    Code::Jit(compiled) => (compiled.step(step))(bases, begin, end),
+                    Code::Interpreter => interp::run(&self.program, step, bases, begin, end),
+                }
             }
         }
     }
@@ -253,17 +252,16 @@ pub struct Context {
 /// Which thread runs which tasks of a step.
 enum Split {
     /// The calling thread runs all.
-    Caller((u64, u64)),
-    All(Vec<(u64, u64)>),
+    Caller(Ranges),
+    All(Vec<Ranges>),
 }
 
 impl Split {
-    fn new(ranges: Vec<(u64, u64)>) -> Split {
-        let busy = |r: &(u64, u64)| r.0 < r.1;
-        if ranges[1..].iter().any(busy) {
-            Split::All(ranges)
+    fn new(mut ranges: Vec<Ranges>) -> Split {
+        if ranges[1..].iter().all(Vec::is_empty) {
+            Split::Caller(ranges.swap_remove(0))
         } else {
-            Split::Caller(ranges[0])
+            Split::All(ranges)
         }
     }
 }

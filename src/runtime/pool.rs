@@ -223,44 +223,76 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Below this cost, in nanoseconds, starting the other threads costs more than it saves.
 const SMALL: u128 = 4_000;
 
-/// Divides the tasks of a step, counted through all its regions, among threads: a range
-/// of task numbers for each thread, of about equal cost, in order and without gaps. A
+/// The tasks of a step that a thread runs: ranges of their numbers, counted through all
+/// regions, in order and not empty.
+pub type Ranges = Vec<(u64, u64)>;
+
+/// Divides the tasks of a step among threads, so that each has about the same cost. A
 /// region is `(tasks, cost of each)`. A small step goes to thread 0 alone.
-pub fn divide(regions: &[(u64, u64)], threads: usize) -> Vec<(u64, u64)> {
+///
+/// Each thread gets its part of each region: first tasks of regions are of the same part
+/// of a map, and what a thread has made is near when it reads it. Where few large tasks
+/// make such parts unequal, threads get tasks in the order of their numbers.
+pub fn divide(regions: &[(u64, u64)], threads: usize) -> Vec<Ranges> {
     let threads = threads.max(1);
-    let tasks: u64 = regions.iter().map(|r| r.0).sum();
     let total: u128 = regions.iter().map(weight).sum();
-    let parts = if total < SMALL { 1 } else { threads };
-    let end = |part: usize| match part {
-        p if p >= parts => tasks,
-        p => tasks_before(regions, total / parts as u128 * p as u128),
-    };
-    let mut start = 0;
-    (1..=threads)
-        .map(|part| {
-            let range = (start, end(part));
-            start = range.1;
-            range
-        })
-        .collect()
+    let parts = if total < SMALL { 1 } else { threads as u128 };
+    let part = |of: u128, p: u128| of / parts * p + of % parts * p / parts;
+    let (each, most) = cut(regions, threads, |so_far, p| part(so_far, p.min(parts)));
+    let (in_order, least) = cut(regions, threads, |so_far, p| {
+        part(total, p.min(parts)).min(so_far)
+    });
+    match most <= least + least / 32 {
+        true => each,
+        false => in_order,
+    }
+}
+
+/// Cuts the regions so that threads below number `p` come nearest to the cost
+/// `want(cost of the regions so far, p)` at the end of each region; the largest cost of a
+/// thread, too.
+fn cut<F>(regions: &[(u64, u64)], threads: usize, want: F) -> (Vec<Ranges>, u128)
+where
+    F: Fn(u128, u128) -> u128,
+{
+    let mut ranges = vec![Ranges::new(); threads];
+    // What threads below each number have got.
+    let mut given = vec![0u128; threads + 1];
+    let (mut before, mut so_far) = (0, 0);
+    for region in regions {
+        so_far += weight(region);
+        let cost = u128::from(region.1);
+        let mut start = 0;
+        for (thread, ranges) in ranges.iter_mut().enumerate() {
+            let (p, tasks) = (thread + 1, u128::from(region.0));
+            let missing = want(so_far, p as u128).saturating_sub(given[p]);
+            let nearest = (missing + cost / 2).checked_div(cost).unwrap_or(tasks);
+            let end = if p == threads {
+                tasks
+            } else {
+                nearest.clamp(start, tasks)
+            };
+            given[p] += end * cost;
+            add(ranges, (before + start as u64, before + end as u64));
+            start = end;
+        }
+        before += region.0;
+    }
+    let largest = given.windows(2).map(|w| w[1] - w[0]).max();
+    (ranges, largest.unwrap_or(0))
+}
+
+/// Adds a range that may be empty, or go on where the last one ends.
+fn add(ranges: &mut Ranges, (start, end): (u64, u64)) {
+    match ranges.last_mut() {
+        _ if start == end => {}
+        Some(last) if last.1 == start => last.1 = end,
+        _ => ranges.push((start, end)),
+    }
 }
 
 fn weight(region: &(u64, u64)) -> u128 {
     u128::from(region.0) * u128::from(region.1)
-}
-
-/// How many tasks, from the first on, come nearest to the cost `target`.
-fn tasks_before(regions: &[(u64, u64)], mut target: u128) -> u64 {
-    let mut before = 0;
-    for region in regions {
-        if target < weight(region) {
-            let cost = u128::from(region.1);
-            return before + ((target + cost / 2) / cost) as u64;
-        }
-        target -= weight(region);
-        before += region.0;
-    }
-    before
 }
 
 #[cfg(test)]
@@ -337,28 +369,47 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_divided_by_cost() {
-        assert_eq!(divide(&[(10, 1000)], 2), [(0, 5), (5, 10)]);
-        assert_eq!(divide(&[(2, 9000), (6, 1000)], 2), [(0, 1), (1, 8)]);
-        assert_eq!(divide(&[(1, 5000), (1, 5000)], 3), [(0, 1), (1, 1), (1, 2)]);
-        assert_eq!(divide(&[(1, 1 << 40)], 2), [(0, 1), (1, 1)]);
-        assert_eq!(divide(&[], 2), [(0, 0), (0, 0)]);
-        assert_eq!(divide(&[(9, 0)], 2), [(0, 9), (9, 9)]);
-        assert_eq!(divide(&[(4, 10)], 3), [(0, 4), (4, 4), (4, 4)]);
-        assert_eq!(divide(&[(7, 1000)], 0), [(0, 7)]);
+    fn each_region_is_divided() {
+        let halves = divide(&[(10, 1000), (4, 500)], 2);
+        assert_eq!(halves, [[(0, 5), (10, 12)], [(5, 10), (12, 14)]]);
+        // What one region gives too much, the next one takes back.
+        let odd = divide(&[(3, 1000), (3, 1000)], 2);
+        assert_eq!(odd, [[(0, 2), (3, 4)], [(2, 3), (4, 6)]]);
+        assert_eq!(divide(&[(1, 5000), (1, 5000)], 2), [[(0, 1)], [(1, 2)]]);
     }
 
     #[test]
-    fn divided_ranges_cover_all_tasks_in_order() {
+    fn few_tasks_are_divided_in_order() {
+        assert_eq!(divide(&[(10, 1000)], 2), [[(0, 5)], [(5, 10)]]);
+        assert_eq!(divide(&[(3, 1000), (1, 3000)], 2), [[(0, 3)], [(3, 4)]]);
+    }
+
+    #[test]
+    fn small_steps_are_not_divided() {
+        assert_eq!(divide(&[(4, 10)], 3), [vec![(0, 4)], vec![], vec![]]);
+        assert_eq!(divide(&[(7, 1000)], 0), [[(0, 7)]]);
+        assert_eq!(divide(&[], 2), [[], []] as [[(u64, u64); 0]; 2]);
+        assert_eq!(divide(&[(9, 0)], 2).concat(), [(0, 9)]);
+    }
+
+    #[test]
+    fn divided_ranges_cover_all_tasks_once() {
         for threads in 1..9 {
             for tasks in 0..40 {
                 let regions = [(tasks, 777), (3, u64::MAX), (tasks / 2, 5000), (1, 0)];
                 let ranges = divide(&regions, threads);
                 assert_eq!(ranges.len(), threads);
-                assert_eq!(ranges[0].0, 0);
-                assert_eq!(ranges[threads - 1].1, tasks + tasks / 2 + 4);
-                assert!(ranges.windows(2).all(|w| w[0].1 == w[1].0));
-                assert!(ranges.iter().all(|r| r.0 <= r.1));
+                for ranges in &ranges {
+                    assert!(ranges.iter().all(|r| r.0 < r.1), "{ranges:?}");
+                    assert!(ranges.windows(2).all(|w| w[0].1 < w[1].0), "{ranges:?}");
+                }
+                let mut all = ranges.concat();
+                all.sort_unstable();
+                let end = all.iter().fold(0, |end, range| {
+                    assert_eq!(range.0, end);
+                    range.1
+                });
+                assert_eq!(end, tasks + tasks / 2 + 4);
             }
         }
     }

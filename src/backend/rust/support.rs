@@ -13,7 +13,7 @@ use std::path::Path;
 use std::slice;
 
 use super::arena::Block;
-use super::pool::{Pool, divide};
+use super::pool::{Pool, Ranges, divide};
 
 /// All that is known of a compiled net without its weights.
 pub struct Model {
@@ -507,7 +507,7 @@ pub struct Context {
     /// One for each thread.
     scratch: Vec<Block>,
     /// For each step, the tasks of each thread.
-    ranges: Vec<Vec<(u64, u64)>>,
+    ranges: Vec<Vec<Ranges>>,
     pool: Pool,
 }
 
@@ -557,11 +557,12 @@ impl Context {
         };
         for (step, ranges) in self.plan.steps.iter().zip(&self.ranges) {
             let part = |thread: usize| {
-                let (start, end) = ranges[thread];
-                // SAFETY: as the caller promised; each task is run once.
-                unsafe { (step.run)(&shared.of_thread(thread), start, end) };
+                for &(start, end) in &ranges[thread] {
+                    // SAFETY: as the caller promised; each task is run once.
+                    unsafe { (step.run)(&shared.of_thread(thread), start, end) };
+                }
             };
-            if ranges[1..].iter().all(|&(start, end)| start == end) {
+            if ranges[1..].iter().all(Vec::is_empty) {
                 part(0);
             } else {
                 self.pool.run(&part);

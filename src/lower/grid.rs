@@ -29,8 +29,9 @@ pub struct Grid {
 /// Source elements of one task's rows should stay in the second-level cache.
 const CHUNK_BYTES: usize = 384 << 10;
 
-/// Weights that stay in the second-level cache from one chunk of rows to the next.
-const KEPT_WEIGHTS: usize = 512 << 10;
+/// Bytes of weights that may be read once for each half of a map: they stay in the
+/// second-level cache, or are fetched in time from the one behind it.
+const TWICE_READ_WEIGHTS: usize = 1280 << 10;
 
 /// Maps of so few tiles are one line, if there are so many channel blocks.
 const MOST_TILES_IN_LINE: usize = 8;
@@ -140,13 +141,13 @@ fn flat_grids(b: &Builder, grid: Grid, blocks: usize) -> Vec<Grid> {
 }
 
 /// How many chunks there are and how many lines each has, but for the last ones: its source
-/// stays in cache while all channel blocks go over it. Where the weights stay there too,
-/// each half of the map has the same chunks, so that two threads get one half each, as in
-/// the layers before and after.
+/// stays in cache while all channel blocks go over it. Where there are not too many
+/// weights, each half of the map has the same chunks, so that two threads get one half each,
+/// as in the layers before and after.
 fn chunks(call: &TileCall, grid: &Grid, blocks: usize) -> (usize, usize) {
     let most = CHUNK_BYTES / grid.line_bytes.max(1);
     let half = grid.lines / 2;
-    if half > 0 && 4 * call.weight_stride * blocks <= KEPT_WEIGHTS {
+    if half > 0 && 4 * call.weight_stride * blocks <= TWICE_READ_WEIGHTS {
         let most = most.clamp(1, half);
         let lines = (most.div_ceil(2)..=most)
             .rev()

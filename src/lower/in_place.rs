@@ -2,7 +2,7 @@
 //!
 //! Where a step reads a buffer for the last time, each of its elements just before the
 //! same element of a new buffer is written, one buffer does for both: sums with a
-//! residual, element-wise layers. Their lines are in cache then when they are written.
+//! residual, element-wise layers, LRN. Their lines are in cache then when they are written.
 
 use super::memory::live_ranges;
 use crate::kernel::{Addr, Arg, BufferId, Expr, Place, Program, Region, Step, Stmt};
@@ -82,7 +82,7 @@ fn uses(region: &Region) -> (BTreeSet<(BufferId, BufferId)>, BTreeSet<BufferId>)
 fn replaced_by(stmt: &Stmt) -> Option<(BufferId, BufferId)> {
     let (old, new) = match stmt {
         Stmt::Map { dst, value, .. } => (same_element(value, dst)?, dst),
-        Stmt::Call { leaf, args } => residual(*leaf, args)?,
+        Stmt::Call { leaf, args } => source(*leaf, args)?,
         Stmt::For { .. } | Stmt::Routine(_) => return None,
     };
     let mut only = old.buffer != new.buffer && old.offset == new.offset;
@@ -100,22 +100,28 @@ fn same_element<'a>(value: &'a Expr, dst: &Addr) -> Option<&'a Addr> {
     found
 }
 
-/// A leaf's residual and destination, if they have the same strides.
-fn residual(leaf: Leaf, args: &[Arg]) -> Option<(&Addr, &Addr)> {
+/// A leaf's source or residual and its destination, if it may work in place and they have
+/// the same strides.
+fn source(leaf: Leaf, args: &[Arg]) -> Option<(&Addr, &Addr)> {
     let arg = |name: &str| {
         let params = leaf.params().iter();
         let (_, arg) = params.zip(args).find(|((param, _), _)| *param == name)?;
         Some(arg)
     };
-    let strides = match leaf {
-        Leaf::Tile { nb: 1, .. } | Leaf::Depthwise { .. } => None,
-        Leaf::Tile { .. } => Some(("residual_stride", "dst_stride")),
-        Leaf::FromPoints { .. } => Some(("residual_row_stride", "dst_row_stride")),
+    let (source, strides) = match leaf {
+        Leaf::Tile { nb: 1, .. } | Leaf::Depthwise { .. } => ("residual", None),
+        Leaf::Tile { .. } => ("residual", Some(("residual_stride", "dst_stride"))),
+        Leaf::FromPoints { .. } => {
+            let strides = ("residual_row_stride", "dst_row_stride");
+            ("residual", Some(strides))
+        }
+        Leaf::Lrn => ("src", Some(("src_block_stride", "dst_block_stride"))),
+        Leaf::Unary(_) => ("src", None),
         _ => return None,
     };
     let same = strides.is_none_or(|(a, b)| arg(a) == arg(b));
-    match (arg("residual")?, arg("dst")?) {
-        (Arg::Addr(residual), Arg::Addr(dst)) if same => Some((residual, dst)),
+    match (arg(source)?, arg("dst")?) {
+        (Arg::Addr(source), Arg::Addr(dst)) if same => Some((source, dst)),
         _ => None,
     }
 }

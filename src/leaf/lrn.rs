@@ -1,5 +1,5 @@
 // Caffe's LRN across channels (lrn_layer.cpp) on channel blocks of 16 lanes: one body for
-// all instruction sets, in which nothing is fused, so that all compute the same bits.
+// all instruction sets.
 
 use super::math::pow;
 #[cfg(target_arch = "x86_64")]
@@ -13,8 +13,12 @@ const QUARTER: u32 = 0x4f58_7000;
 // m^(−1/4) there, within 5.8e-5: a polynomial of the least relative error.
 const ROOT: [f32; 3] = [1.406_679_8, -0.561_976_5, 0.155_302_75];
 
+// Pixels whose squares are in the scratch: all but one are ahead of the one whose squares
+// are summed, or each sum would wait for its stores.
+const PIXELS: usize = 4;
+
 // x^(−3/4) of positive normal numbers: a guess at y = x^(−1/4), a step to five digits and,
-// with r = 1 − x·y⁴, the first terms of y³ · (1 − r)^(−3/4).
+// with r = x·y⁴ − 1, the first terms of y³ · (1 + r)^(−3/4). Of infinity, 0.
 #[inline(always)]
 unsafe fn inverse_three_quarters<B: Block>(x: B) -> B {
     unsafe {
@@ -25,114 +29,155 @@ unsafe fn inverse_three_quarters<B: Block>(x: B) -> B {
         let guess = x.quarter_bits_from(QUARTER);
         let m = x.mul(fourth(guess));
         let [c0, c1, c2] = ROOT.map(|c| B::splat(c));
-        let y = guess.mul(c2.mul(m).add(c1).mul(m).add(c0));
-        let r = B::splat(1.0).sub(x.mul(fourth(y)));
+        let y = guess.mul(c0.add_product(c1.add_product(c2, m), m));
+        let r = B::splat(-1.0).add_product(x, fourth(y));
         let cube = y.mul(y).mul(y);
-        cube.add(cube.mul(B::splat(0.75).mul(r)))
+        let power = cube.add_product(cube, B::splat(-0.75).mul(r));
+        power.unless_above(x, f32::MAX)
     }
 }
 
-// x^−beta.
+// The first `lanes` of a block, then zeros.
 #[inline(always)]
-unsafe fn inverse_powers<B: Block>(x: B, beta: f32) -> B {
-    unsafe {
-        let quick = beta == 0.75 && x.all_between(f32::MIN_POSITIVE, f32::MAX);
-        if quick && B::PARTS == 1 {
-            return inverse_three_quarters(x);
-        }
-        let mut lanes = [0.0; 16];
-        x.store(lanes.as_mut_ptr());
-        if quick {
-            for part in lanes.chunks_exact_mut(16 / B::PARTS) {
-                inverse_three_quarters(B::Part::load(part.as_ptr())).store(part.as_mut_ptr());
-            }
-        } else {
-            for x in &mut lanes {
-                *x = pow(*x, -beta);
-            }
-        }
-        B::load(lanes.as_ptr())
-    }
-}
-
-// The block that starts at channel `first`, with zeros after the last channel.
-#[inline(always)]
-unsafe fn without_tail<B: Block>(block: B, first: usize, channels: usize) -> B {
-    if channels - first >= 16 {
+unsafe fn only<B: Block>(lanes: usize, block: B) -> B {
+    if lanes == 16 {
         return block;
     }
     unsafe {
-        let mut lanes = [0.0; 16];
-        block.store(lanes.as_mut_ptr());
-        for (lane, x) in lanes.iter_mut().enumerate() {
-            *x = if first + lane < channels { *x } else { 0.0 };
+        let mut all = [0.0; 16];
+        block.store(all.as_mut_ptr());
+        for (lane, x) in all.iter_mut().enumerate() {
+            *x = if lane < lanes { *x } else { 0.0 };
         }
-        B::load(lanes.as_ptr())
+        B::load(all.as_ptr())
     }
 }
 
-// The squares of a pixel's channels, block by block.
-#[inline(always)]
-unsafe fn squares<B: Block>(src: *const f32, stride: usize, channels: usize, to: *mut f32) {
-    let mut first = 0;
-    while first < channels {
-        unsafe {
-            let x = without_tail(B::load(src.add(first / 16 * stride)), first, channels);
-            x.mul(x).store(to.add(first));
-        }
-        first += 16;
-    }
-}
-
-#[inline(always)]
-unsafe fn lrn<B: Block>(
+#[derive(Clone, Copy)]
+struct Lrn {
     src: *const f32,
     dst: *mut f32,
-    scratch: *mut f32,
     channels: usize,
-    pixels: usize,
     src_block_stride: usize,
     dst_block_stride: usize,
     size: usize,
     alpha: f32,
     beta: f32,
     k: f32,
-    in_place: usize,
-) {
-    // Squares of two pixels with zeros around: those of the next pixel are written
-    // before this one's are summed, or each sum would wait for its stores.
-    let half = channels.div_ceil(16) * 16 + size;
-    for i in 0..2 * half {
-        unsafe { *scratch.add(i) = 0.0 };
+    in_place: bool,
+}
+
+impl Lrn {
+    #[inline(always)]
+    unsafe fn load<B: Block>(self, pixel: usize, block: usize) -> B {
+        unsafe { B::load(self.src.add(block * self.src_block_stride + pixel * 16)) }
     }
-    unsafe { squares::<B>(src, src_block_stride, channels, scratch.add(size / 2)) };
-    for pixel in 0..pixels {
+
+    // The squares of a pixel's channels.
+    #[inline(always)]
+    unsafe fn squares<B: Block>(self, pixel: usize, to: *mut f32) {
+        let (whole, rest) = (self.channels / 16, self.channels % 16);
         unsafe {
-            if pixel + 1 < pixels {
-                let to = scratch.add((pixel + 1) % 2 * half + size / 2);
-                let next = src.add((pixel + 1) * 16);
-                squares::<B>(next, src_block_stride, channels, to);
+            for block in 0..whole {
+                let x = self.load::<B>(pixel, block);
+                x.mul(x).store(to.add(block * 16));
             }
-            let window = scratch.add(pixel % 2 * half);
-            let src = src.add(pixel * 16);
-            let dst = dst.add(pixel * 16);
-            let mut first = 0;
-            while first < channels {
-                let mut sum = B::load(window.add(first));
-                for i in 1..size {
-                    sum = sum.add(B::load(window.add(first + i)));
+            if rest > 0 {
+                let x = only(rest, self.load::<B>(pixel, whole));
+                x.mul(x).store(to.add(whole * 16));
+            }
+        }
+    }
+
+    // x^−beta. QUICK: beta is 3/4, x a positive normal number, infinity or NaN.
+    #[inline(always)]
+    unsafe fn inverse_power<B: Block, const QUICK: bool>(self, x: B) -> B {
+        unsafe {
+            if QUICK && B::PARTS == 1 {
+                return inverse_three_quarters(x);
+            }
+            let mut lanes = [0.0; 16];
+            x.store(lanes.as_mut_ptr());
+            if QUICK {
+                for part in lanes.chunks_exact_mut(16 / B::PARTS) {
+                    inverse_three_quarters(B::Part::load(part.as_ptr())).store(part.as_mut_ptr());
                 }
-                let base = B::splat(k).add(B::splat(alpha).mul(sum));
-                let factor = inverse_powers(base, beta);
-                // In place, Caffe writes the factor over its input before it multiplies.
-                let x = if in_place == 1 {
-                    factor
-                } else {
-                    B::load(src.add(first / 16 * src_block_stride))
-                };
-                without_tail(x.mul(factor), first, channels)
-                    .store(dst.add(first / 16 * dst_block_stride));
-                first += 16;
+            } else {
+                for x in &mut lanes {
+                    *x = pow(*x, -self.beta);
+                }
+            }
+            B::load(lanes.as_ptr())
+        }
+    }
+
+    // `lanes` channels of a pixel, whose windows of squares begin at `window`.
+    #[inline(always)]
+    unsafe fn block<B: Block, const QUICK: bool>(
+        self,
+        pixel: usize,
+        block: usize,
+        lanes: usize,
+        window: *const f32,
+    ) {
+        unsafe {
+            let window = window.add(block * 16);
+            let mut sum = B::load(window);
+            for i in 1..self.size {
+                sum = sum.add(B::load(window.add(i)));
+            }
+            let base = B::splat(self.k).add_product(B::splat(self.alpha), sum);
+            let factor = self.inverse_power::<B, QUICK>(base);
+            // In place, Caffe writes the factor over its input before it multiplies.
+            let x = if self.in_place {
+                factor
+            } else {
+                self.load::<B>(pixel, block)
+            };
+            let to = self.dst.add(block * self.dst_block_stride + pixel * 16);
+            only(lanes, x.mul(factor)).store(to);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn line<B: Block, const QUICK: bool>(self, pixels: usize, scratch: *mut f32) {
+        let (whole, rest) = (self.channels / 16, self.channels % 16);
+        // Squares lie on whole lines of the cache, with zeros before and after them.
+        let zeros = (self.size / 2).div_ceil(16) * 16;
+        let pixel_stride = self.channels.div_ceil(16) * 16 + 2 * zeros;
+        unsafe {
+            for i in 0..PIXELS * pixel_stride {
+                *scratch.add(i) = 0.0;
+            }
+            let squares = |pixel: usize| scratch.add(pixel % PIXELS * pixel_stride + zeros);
+            for ahead in 0..pixels + PIXELS - 1 {
+                if ahead < pixels {
+                    self.squares::<B>(ahead, squares(ahead));
+                }
+                if ahead < PIXELS - 1 {
+                    continue;
+                }
+                let pixel = ahead - (PIXELS - 1);
+                let window = squares(pixel).sub(self.size / 2);
+                for block in 0..whole {
+                    self.block::<B, QUICK>(pixel, block, 16, window);
+                }
+                if rest > 0 {
+                    self.block::<B, QUICK>(pixel, whole, rest, window);
+                }
+            }
+        }
+    }
+
+    // The same, with the commonest parameters known to the compiler.
+    #[inline(always)]
+    unsafe fn known<B: Block>(self, pixels: usize, scratch: *mut f32) {
+        let positive = self.k >= f32::MIN_POSITIVE && self.alpha >= 0.0;
+        unsafe {
+            match (positive && self.beta == 0.75, self.size) {
+                (true, 5) => Lrn { size: 5, ..self }.line::<B, true>(pixels, scratch),
+                (true, _) => self.line::<B, true>(pixels, scratch),
+                (false, _) => self.line::<B, false>(pixels, scratch),
             }
         }
     }
@@ -158,20 +203,19 @@ macro_rules! leaf {
             in_place: usize,
         ) {
             unsafe {
-                lrn::<$block>(
+                let layer = Lrn {
                     src,
                     dst,
-                    scratch,
                     channels,
-                    pixels,
                     src_block_stride,
                     dst_block_stride,
                     size,
                     alpha,
                     beta,
                     k,
-                    in_place,
-                )
+                    in_place: in_place == 1,
+                };
+                layer.known::<$block>(pixels, scratch);
             }
         }
     };

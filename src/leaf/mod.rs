@@ -20,6 +20,8 @@ mod lrn;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod plain;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
+mod pooling;
+#[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod tile;
 #[allow(clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod vector;
@@ -158,8 +160,15 @@ pub enum Leaf {
     Unary(Function),
     /// Caffe's across-channel LRN on `pixels` neighbouring pixels of a blocked blob:
     /// `x · (k + alpha/size · Σ x²)^−beta` over `size` channels around each, clipped
-    /// at the ends. `scratch` holds `2·(ceil16(channels) + size)` elements, of one thread.
+    /// at the ends. `scratch` holds `4·(ceil16(channels) + 2·ceil16(size / 2))` elements, of
+    /// one thread.
     Lrn,
+    /// Pooling of one channel block: `lines` lines of `pixels` outputs, those of a line next
+    /// to each other. The window of output (l, m) is `slices` × `rows` × `columns` pixels
+    /// from `src[l·src_line_stride + m·src_px]` on; a window of no pixels is allowed. MAX
+    /// starts from −FLT_MAX and takes what is larger; AVE divides the sum, taken row by row,
+    /// by `area`.
+    Pool { average: bool },
     /// Max-subtracted softmax over `channels` elements `inner` apart, for each of
     /// `inner` neighbouring positions.
     Softmax,
@@ -326,6 +335,21 @@ impl Leaf {
                 ("beta", F32),
                 ("k", F32),
                 ("in_place", Len), // 1: Caffe's LRN onto its own bottom, scale^(−2·beta)
+            ],
+            Leaf::Pool { .. } => &[
+                ("src", Src),
+                ("dst", Dst),
+                ("lines", Len),
+                ("pixels", Len),
+                ("src_line_stride", Len),
+                ("src_px", Len),
+                ("dst_line_stride", Len),
+                ("slices", Len),
+                ("rows", Len),
+                ("columns", Len),
+                ("slice_stride", Len),
+                ("row_stride", Len),
+                ("area", F32), // of AVE
             ],
             Leaf::Softmax => &[
                 ("src", Src),

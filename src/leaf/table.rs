@@ -1,6 +1,6 @@
 //! The functions behind the leaves: which exist, their names, addresses and sources.
 
-use super::{Function, Isa, Leaf, Param, layout, lrn, plain, tile, vector, winograd};
+use super::{Function, Isa, Leaf, Param, layout, lrn, plain, pooling, tile, vector, winograd};
 use std::fmt;
 use std::str::FromStr;
 
@@ -80,6 +80,7 @@ const LRN: &[(&str, &str)] = &[
     ("tile", include_str!("tile.rs")),
     ("lrn", include_str!("lrn.rs")),
 ];
+const POOL: &[(&str, &str)] = &[TILE[0], ("pooling", include_str!("pooling.rs"))];
 const PLAIN: &[(&str, &str)] = &[MATH, ("plain", include_str!("plain.rs"))];
 
 /// Numbers of channel blocks that tiles of this ISA come in, the largest first.
@@ -307,6 +308,12 @@ impl Leaf {
             Leaf::Copy => Some(layout::copy_rows as *const ()),
             Leaf::Unary(function) => unary_function(function, isa),
             Leaf::Lrn => by_isa!(isa, lrn, lrn_avx512, lrn_avx2, lrn_portable,),
+            Leaf::Pool { average: false } => {
+                by_isa!(isa, pooling, pool_avx512, pool_avx2, pool_portable, ::<false>)
+            }
+            Leaf::Pool { average: true } => {
+                by_isa!(isa, pooling, pool_avx512, pool_avx2, pool_portable, ::<true>)
+            }
             Leaf::Softmax => by_isa!(isa, softmax_avx512, softmax_avx2, softmax_portable),
             Leaf::ArgMax => Some(plain::argmax as *const ()),
             Leaf::SoftmaxLoss => Some(plain::softmax_loss as *const ()),
@@ -329,6 +336,8 @@ impl Leaf {
             }
             Leaf::Unary(function) => format!("f32_{}_{isa}", function.name()),
             Leaf::Lrn => format!("f32_lrn_{isa}"),
+            Leaf::Pool { average: false } => format!("f32_max_pool_{isa}"),
+            Leaf::Pool { average: true } => format!("f32_average_pool_{isa}"),
             Leaf::Softmax => format!("f32_softmax_{isa}"),
             Leaf::ToPoints { n } => format!("f32_to_points_{n}x{n}_{isa}"),
             Leaf::FromPoints { n, m } => format!("f32_from_points_{n}x{n}_{m}x{m}_{isa}"),
@@ -363,6 +372,7 @@ impl Leaf {
             Leaf::Copy => (LAYOUT, "layout::copy_rows".to_string()),
             Leaf::Unary(function) => (VECTOR, format!("vector::{}_{isa}", function.name())),
             Leaf::Lrn => (LRN, format!("lrn::lrn_{isa}")),
+            Leaf::Pool { average } => (POOL, format!("pooling::pool_{isa}::<{average}>")),
             Leaf::Softmax => (VECTOR, format!("vector::softmax_{isa}")),
             Leaf::ArgMax => (PLAIN, "plain::argmax".to_string()),
             Leaf::SoftmaxLoss => (PLAIN, "plain::softmax_loss".to_string()),
@@ -421,6 +431,7 @@ impl Leaf {
             Leaf::Copy => call!(S D L L L L),
             Leaf::Unary(_) => call!(S D L F F F),
             Leaf::Lrn => call!(S D D L L L L L F F F L),
+            Leaf::Pool { .. } => call!(S D L L L L L L L L L L F),
             Leaf::Softmax => call!(S D L L),
             Leaf::ArgMax => call!(S D L L L L),
             Leaf::SoftmaxLoss => call!(S S D L L L L F L),

@@ -908,6 +908,79 @@ fn check_lrn(isa: Isa, channels: usize, size: usize, beta: f32, k: f32, in_place
 }
 
 #[test]
+fn pooling_goes_over_windows_row_by_row() {
+    // Slices, rows and columns of a window, and how far apart windows are.
+    for window in [[1, 3, 3], [1, 2, 2], [2, 3, 2], [1, 1, 7], [1, 3, 0]] {
+        for pixels in [1, 3, 4, 6, 9] {
+            for step in [0, 1, 2, 3] {
+                check_pool(window, pixels, step);
+            }
+        }
+    }
+}
+
+fn check_pool([slices, rows, columns]: [usize; 3], pixels: usize, step: usize) {
+    let (lines, area) = (3, (slices * rows * columns) as f32);
+    let row = (pixels - 1) * step + columns + 1;
+    let [slice_stride, row_stride, dst_stride] = [20 * row, row, pixels + 2].map(|n| n * 16);
+    for (average, isa) in isas().flat_map(|isa| [(false, isa), (true, isa)]) {
+        let lengths = [
+            lines,
+            pixels,
+            2 * row_stride,
+            step * 16,
+            dst_stride,
+            slices,
+            rows,
+            columns,
+            slice_stride,
+            row_stride,
+        ];
+        let mut given = vec![Units(29), Out];
+        given.extend(lengths.map(Len));
+        given.push(F32(area));
+        let (before, after) = run(Leaf::Pool { average }, isa, given);
+        for (line, pixel, lane) in box_indices(lines, pixels, 16) {
+            let first = line * 2 * row_stride + pixel * step * 16 + lane;
+            let elements = box_indices(slices, rows, columns)
+                .map(|(s, r, c)| before[0].get(first + s * slice_stride + r * row_stride + c * 16));
+            let expected = match average {
+                true => elements.fold(0.0, |sum, x| sum + x) / area,
+                false => elements.fold(f32::MIN, f32::max),
+            };
+            let got = after[1].get(line * dst_stride + pixel * 16 + lane);
+            assert!(same(got, expected), "{isa} {got}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn max_pooling_of_special_values() {
+    let inf = f32::INFINITY;
+    let cases = [
+        ([f32::NAN, 1.0], 1.0),
+        ([1.0, f32::NAN], 1.0),
+        ([f32::NAN, -inf], f32::MIN),
+        ([-inf, inf], inf),
+        ([0.0, -0.0], 0.0),
+        ([-0.0, 0.0], -0.0),
+    ];
+    for isa in isas() {
+        for (x, expected) in cases {
+            let pixels: Vec<f32> = x.iter().flat_map(|&x| [x; 16]).collect();
+            let mut given = vec![Values(&pixels), Out];
+            given.extend([1, 1, 0, 0, 16, 1, 1, 2, 0, 0].map(Len));
+            given.push(F32(2.0));
+            let (_, after) = run(Leaf::Pool { average: false }, isa, given);
+            assert!(
+                (0..16).all(|lane| same(after[1].get(lane), expected)),
+                "{isa} {x:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn softmax_sums_to_one_and_survives_large_values() {
     for isa in isas() {
         for (channels, inner) in [(1, 1), (10, 1), (1000, 1), (3, 2), (21, 16), (5, 37)] {
@@ -1138,6 +1211,8 @@ fn every_leaf() -> Vec<Leaf> {
         Leaf::Fill,
         Leaf::Copy,
         Leaf::Lrn,
+        Leaf::Pool { average: false },
+        Leaf::Pool { average: true },
         Leaf::Softmax,
         Leaf::ArgMax,
         Leaf::SoftmaxLoss,

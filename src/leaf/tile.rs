@@ -10,14 +10,15 @@ use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _CMP_GE_OQ, _CMP_LE_OQ, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps,
-    _mm256_and_ps, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps,
+    __m256, __m512, _CMP_GT_OQ, _CMP_NGT_UQ, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps,
+    _mm256_andnot_ps, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_div_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32, _mm256_storeu_ps,
     _mm256_sub_epi32, _mm256_sub_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_fixupimm_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fixupimm_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
+    _mm512_sub_ps,
 };
 
 // The 16 channels of a block. All functions are unsafe because the instruction set
@@ -35,6 +36,9 @@ pub trait Block: Copy {
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    // self < other ? other : self.
+    unsafe fn max(self, other: Self) -> Self;
     // self + a · b, rounded once where the instruction set can.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     // 0 > self ? 0 : self, so that NaN stays NaN.
@@ -51,8 +55,8 @@ pub trait Block: Copy {
     }
     // The number whose bits are `bits`, less a quarter of this one's bits.
     unsafe fn quarter_bits_from(self, bits: u32) -> Self;
-    // Whether all are at least `low` and at most `high`.
-    unsafe fn all_between(self, low: f32, high: f32) -> bool;
+    // 0 where `other` is above `limit`.
+    unsafe fn unless_above(self, other: Self, limit: f32) -> Self;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -92,6 +96,14 @@ impl Block for Avx512 {
         unsafe { Avx512(_mm512_mul_ps(self.0, other.0)) }
     }
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_div_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_max_ps(other.0, self.0)) }
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
     }
@@ -121,11 +133,10 @@ impl Block for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+    unsafe fn unless_above(self, other: Self, limit: f32) -> Self {
         unsafe {
-            let above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, _mm512_set1_ps(low));
-            let below = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, _mm512_set1_ps(high));
-            above & below == 0xffff
+            let kept = _mm512_cmp_ps_mask::<_CMP_NGT_UQ>(other.0, _mm512_set1_ps(limit));
+            Avx512(_mm512_maskz_mov_ps(kept, self.0))
         }
     }
 }
@@ -185,6 +196,24 @@ impl Block for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_div_ps(self.0, other.0),
+                _mm256_div_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe {
+            Avx2(
+                _mm256_max_ps(other.0, self.0),
+                _mm256_max_ps(other.1, self.1),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         unsafe {
             Avx2(
@@ -217,15 +246,14 @@ impl Block for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn all_between(self, low: f32, high: f32) -> bool {
+    unsafe fn unless_above(self, other: Self, limit: f32) -> Self {
         unsafe {
-            let (low, high) = (_mm256_set1_ps(low), _mm256_set1_ps(high));
-            let between = |x| {
-                let above = _mm256_cmp_ps::<_CMP_GE_OQ>(x, low);
-                let below = _mm256_cmp_ps::<_CMP_LE_OQ>(x, high);
-                _mm256_movemask_ps(_mm256_and_ps(above, below))
-            };
-            between(self.0) & between(self.1) == 0xff
+            let limit = _mm256_set1_ps(limit);
+            let above = |x| _mm256_cmp_ps::<_CMP_GT_OQ>(x, limit);
+            Avx2(
+                _mm256_andnot_ps(above(other.0), self.0),
+                _mm256_andnot_ps(above(other.1), self.1),
+            )
         }
     }
 }
@@ -271,6 +299,14 @@ impl<const LANES: usize> Block for Portable<LANES> {
         self.zip(other, |a, b| a * b)
     }
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a < b { b } else { a })
+    }
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         self.zip(a.zip(b, |x, y| x * y), |x, y| x + y)
     }
@@ -290,10 +326,11 @@ impl<const LANES: usize> Block for Portable<LANES> {
         )
     }
     #[inline(always)]
-    unsafe fn all_between(self, low: f32, high: f32) -> bool {
-        self.0
-            .iter()
-            .fold(true, |all, &x| all & (x >= low) & (x <= high))
+    unsafe fn unless_above(mut self, other: Self, limit: f32) -> Self {
+        for (x, y) in self.0.iter_mut().zip(&other.0) {
+            *x = if *y > limit { 0.0 } else { *x };
+        }
+        self
     }
 }
 

@@ -48,6 +48,7 @@ impl Leaf {
             Leaf::Copy => t.copy()?,
             Leaf::Unary(_) => t.unary()?,
             Leaf::Lrn => t.lrn()?,
+            Leaf::Pool { .. } => t.pool()?,
             Leaf::Softmax => t.softmax()?,
             Leaf::ArgMax => t.argmax()?,
             Leaf::SoftmaxLoss => t.softmax_loss()?,
@@ -342,7 +343,26 @@ impl<'a> Touches<'a> {
         let dst_stride = self.len("dst_block_stride")?;
         self.read("src", Rows::many(blocks, len, src_stride))?;
         self.write("dst", Rows::many(blocks, len, dst_stride))?;
-        self.write("scratch", Rows::one(2 * (blocks * 16 + size)))
+        let zeros = (size / 2 + 15) / 16 * 16;
+        self.write("scratch", Rows::one(4 * (blocks * 16 + 2 * zeros)))
+    }
+
+    fn pool(&mut self) -> Done {
+        let (lines, pixels) = (self.size("lines")?, self.size("pixels")?);
+        let line_stride = self.len("dst_line_stride")?;
+        self.write("dst", Rows::many(lines, pixels * 16, line_stride))?;
+        let [slices, rows, columns] =
+            [self.len("slices")?, self.len("rows")?, self.len("columns")?];
+        if slices * rows * columns == 0 {
+            return Ok(());
+        }
+        // From the first row of the first window to the last row of the last one.
+        let len = (lines - 1) * self.len("src_line_stride")?
+            + (pixels - 1) * self.len("src_px")?
+            + (rows - 1) * self.len("row_stride")?
+            + columns * 16;
+        let slice_stride = self.len("slice_stride")?;
+        self.read("src", Rows::many(slices, len, slice_stride))
     }
 
     fn softmax(&mut self) -> Done {

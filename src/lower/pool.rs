@@ -1,14 +1,13 @@
-//! Pooling, and LRN within channels, as expressions over windows.
+//! Pooling, and LRN within channels.
 //!
 //! Windows at a border are cut, so outputs fall into classes of equal windows along
-//! each axis; every combination of classes becomes loops around one `Map`, unless there
-//! are too many.
+//! each axis; every combination of classes becomes one call, unless there are too many.
 
 use super::view::{Blocked, Halo, Maps};
 use super::{Builder, for_loop};
 use crate::diag::Result;
 use crate::ir::Node;
-use crate::kernel::{Addr, Affine, BinaryOp, Expr, Region, Stmt, Var};
+use crate::kernel::{Addr, Affine, Arg, BinaryOp, Expr, Region, Stmt, Var};
 use crate::layers::lrn::Lrn;
 use crate::layers::pooling::{Axis, Geometry, Method};
 use crate::leaf::{BLOCK, Function, Leaf};
@@ -78,17 +77,12 @@ fn each(count: usize) -> Vec<Class> {
     }]
 }
 
-/// Most combinations of classes that become loops of their own.
-const PAIRS: usize = 256;
+/// Most combinations of classes that become calls of their own.
+const MOST_CALLS: usize = 256;
 
-/// Sizes of a map, outermost first, for as many axes as the windows have.
-fn sizes(view: &Blocked, axes: usize) -> Vec<usize> {
-    [view.slices, view.h, view.w][3 - axes..].to_vec()
-}
-
-/// From one element of a map to the next along each axis.
-fn strides(view: &Blocked, axes: usize) -> Vec<i64> {
-    [view.image, view.row, BLOCK as i64][3 - axes..].to_vec()
+/// Sizes of a map, outermost first.
+fn sizes(view: &Blocked) -> [usize; 3] {
+    [view.slices, view.h, view.w]
 }
 
 /// Offset of the first element of a channel block of an item.
@@ -98,9 +92,9 @@ fn map_of(view: &Blocked, (item, block): (Var, Var)) -> Affine {
         .plus(block, view.block)
 }
 
-/// Puts `method` of `f` of the elements of each window into `dst`.
+/// Puts `method` of each window into `dst`.
 ///
-/// Windows of many classes are large and would make much code, so they are cut: first
+/// Windows of many classes are large and would make many calls, so they are cut: first
 /// along the outermost axis, into a blob between, and so on to the width.
 fn windows(
     b: &mut Builder,
@@ -108,34 +102,34 @@ fn windows(
     g: &Geometry,
     planes: (Var, Var),
     method: Method,
-    f: impl Fn(Expr) -> Expr,
 ) -> Result<Vec<Stmt>> {
-    let axes = g.axes.len();
-    let all: Vec<Vec<Class>> = (0..axes).map(|axis| classes(g, axis)).collect();
-    if all.iter().map(Vec::len).product::<usize>() <= PAIRS {
-        return Ok(pass(b, (src, dst), &all, planes, method, f));
+    let outermost = 3 - g.axes.len();
+    let mut all = sizes(src).map(each);
+    for (axis, along) in all[outermost..].iter_mut().enumerate() {
+        *along = classes(g, axis);
+    }
+    if all.iter().map(Vec::len).product::<usize>() <= MOST_CALLS {
+        return Ok(calls(b, (src, dst), &all, planes, method));
     }
     let mut body = Vec::new();
     let mut from = *src;
-    for axis in 0..axes {
-        let mut along: Vec<_> = sizes(&from, axes).into_iter().map(each).collect();
+    for axis in outermost..3 {
+        let mut along = sizes(&from).map(each);
         along[axis].clone_from(&all[axis]);
-        let to = if axis + 1 == axes {
-            *dst
-        } else {
-            between(b, &from, axes - axis, g.axes[axis].output)?
+        let to = match axis {
+            2 => *dst,
+            _ => between(b, &from, axis, g.axes[axis - outermost].output)?,
         };
-        let first = |x: Expr| if axis == 0 { f(x) } else { x };
-        body.extend(pass(b, (&from, &to), &along, planes, method, first));
+        body.extend(calls(b, (&from, &to), &along, planes, method));
         from = to;
     }
     Ok(body)
 }
 
-/// A blob like `view` but for the size of the axis number `from_end` from the end.
-fn between(b: &mut Builder, view: &Blocked, from_end: usize, size: usize) -> Result<Blocked> {
-    let mut maps = [view.slices, view.h, view.w];
-    maps[3 - from_end] = size;
+/// A blob like `view` but for the size of an axis.
+fn between(b: &mut Builder, view: &Blocked, axis: usize, size: usize) -> Result<Blocked> {
+    let mut maps = sizes(view);
+    maps[axis] = size;
     let [slices, h, w] = maps;
     let maps = Maps {
         items: view.items(),
@@ -147,109 +141,63 @@ fn between(b: &mut Builder, view: &Blocked, from_end: usize, size: usize) -> Res
     b.new_maps("pooled along some axes", maps, Halo::default())
 }
 
-/// One `Map` for every combination of classes.
-fn pass(
+/// The outputs of every combination of classes.
+fn calls(
     b: &mut Builder,
     (src, dst): (&Blocked, &Blocked),
-    all: &[Vec<Class>],
+    all: &[Vec<Class>; 3],
     planes: (Var, Var),
     method: Method,
-    f: impl Fn(Expr) -> Expr,
 ) -> Vec<Stmt> {
-    let axes = all.len();
     let mut body = Vec::new();
-    for choice in choices(all) {
-        let mut from = map_of(src, planes);
-        let mut to = map_of(dst, planes);
-        let mut loops = Vec::new();
-        let steps = strides(src, axes).into_iter().zip(strides(dst, axes));
-        for (class, (in_step, out_step)) in choice.iter().zip(steps) {
-            let var = b.var();
-            from = from
-                .offset(class.start as i64 * in_step)
-                .plus(var, class.step as i64 * in_step);
-            to = to.offset(class.first as i64 * out_step).plus(var, out_step);
-            loops.push((var, class.count));
+    for slices in &all[0] {
+        for rows in &all[1] {
+            for columns in &all[2] {
+                let window = [slices, rows, columns];
+                body.extend(call(b, (src, dst), window, planes, method));
+            }
         }
-        let from = Addr {
-            buffer: src.buffer,
-            offset: from,
-        };
-        let map = Stmt::Map {
-            lanes: BLOCK as u32,
-            dst: Addr {
-                buffer: dst.buffer,
-                offset: to,
-            },
-            value: value(b, from, &strides(src, axes), &choice, method, &f),
-        };
-        let nest = loops.into_iter().rev();
-        body.extend(nest.fold(vec![map], |inner, (var, count)| for_loop(var, count, inner)));
     }
     body
 }
 
-/// One class of each axis, in every combination, the last axis fastest.
-fn choices(all: &[Vec<Class>]) -> Vec<Vec<Class>> {
-    let mut choices = vec![Vec::new()];
-    for classes in all {
-        let longer = |choice: &Vec<Class>| -> Vec<Vec<Class>> {
-            let with = |class: &Class| [choice.as_slice(), &[*class]].concat();
-            classes.iter().map(with).collect()
-        };
-        choices = choices.iter().flat_map(longer).collect();
-    }
-    choices
-}
-
-/// `method` of `f` of the elements of the window whose first one is `from`.
-fn value(
+/// The outputs of one class along each axis: one call for each slice.
+fn call(
     b: &mut Builder,
-    from: Addr,
-    strides: &[i64],
-    window: &[Class],
+    (src, dst): (&Blocked, &Blocked),
+    window: [&Class; 3],
+    planes: (Var, Var),
     method: Method,
-    f: impl Fn(Expr) -> Expr,
-) -> Expr {
-    match method {
-        Method::Max => reduce(b, (BinaryOp::Max, -f32::MAX), from, strides, window, f),
-        Method::Ave => {
-            let sum = reduce(b, (BinaryOp::Add, 0.0), from, strides, window, f);
-            let area = window.iter().map(|class| class.counted).product::<i64>() as f32;
-            Expr::Binary(BinaryOp::Div, Box::new(sum), Box::new(Expr::Const(area)))
-        }
+) -> Vec<Stmt> {
+    let [slices, rows, columns] = window;
+    let slice = b.var();
+    let strides = |view: &Blocked| [view.image, view.row, BLOCK as i64];
+    let mut from = map_of(src, planes).plus(slice, slices.step as i64 * src.image);
+    let mut to = map_of(dst, planes).plus(slice, dst.image);
+    for (class, (step_in, step_out)) in window.iter().zip(strides(src).iter().zip(strides(dst))) {
+        from = from.offset(class.start as i64 * step_in);
+        to = to.offset(class.first as i64 * step_out);
     }
-}
-
-/// `init`, then `op` with `f` of every element of a window.
-fn reduce(
-    b: &mut Builder,
-    (op, init): (BinaryOp, f32),
-    from: Addr,
-    strides: &[i64],
-    window: &[Class],
-    f: impl Fn(Expr) -> Expr,
-) -> Expr {
-    if window.iter().any(|class| class.len == 0) {
-        return Expr::Const(init);
-    }
-    let mut offset = from.offset;
-    let mut vars = Vec::new();
-    for (class, &step) in window.iter().zip(strides) {
-        let var = b.var();
-        offset = offset.plus(var, step);
-        vars.push((var, class.len as u32));
-    }
-    let load = Expr::Load(Addr {
-        buffer: from.buffer,
-        offset,
-    });
-    Expr::Reduce {
-        op,
-        init,
-        window: vars,
-        value: Box::new(f(load)),
-    }
+    let mut args = vec![b.at(src.buffer, from), b.at(dst.buffer, to)];
+    let lengths = [
+        rows.count,
+        columns.count,
+        rows.step * src.row as usize,
+        columns.step * BLOCK,
+        dst.row as usize,
+        slices.len,
+        rows.len,
+        columns.len,
+        src.image as usize,
+        src.row as usize,
+    ];
+    args.extend(lengths.map(Arg::Len));
+    let area = window.iter().map(|class| class.counted).product::<i64>();
+    args.push(Arg::F32(area as f32));
+    let leaf = Leaf::Pool {
+        average: method == Method::Ave,
+    };
+    for_loop(slice, slices.count, vec![Stmt::Call { leaf, args }])
 }
 
 /// Lowers MAX and AVE pooling.
@@ -257,7 +205,7 @@ pub fn pool(b: &mut Builder, node: &Node, method: Method, g: &Geometry) -> Resul
     let src = b.blocked(node.bottoms[0])?;
     let dst = b.alloc_blocked(node.tops[0])?;
     let planes = (b.var(), b.var());
-    let body = windows(b, (&src, &dst), g, planes, method, |x| x)?;
+    let body = windows(b, (&src, &dst), g, planes, method)?;
     let region = Region {
         tasks: vec![
             (planes.0, dst.items() as u32),
@@ -293,11 +241,13 @@ fn window_size(g: &Geometry) -> u64 {
     inside.product::<usize>() as u64
 }
 
-/// LRN within channels: the average of squares into the top, its power, and the product
+/// LRN within channels: squares, their average into the top, its power, and the product
 /// with the bottom, plane by plane.
 pub fn lrn_within(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
     let src = b.blocked(node.bottoms[0])?;
     let dst = b.alloc_blocked(node.tops[0])?;
+    let dims = [src.n, src.c, src.h, src.w];
+    let squares = b.new_blocked("squares", dims, Halo::default())?;
     let pad = (lrn.size - 1) / 2;
     let axis = |size| Axis {
         input: size,
@@ -311,40 +261,42 @@ pub fn lrn_within(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
         exclude_pad: false,
     };
     let planes = (b.var(), b.var());
-    let square = |x: Expr| Expr::Binary(BinaryOp::Mul, Box::new(x.clone()), Box::new(x));
-    let mut body = windows(b, (&src, &dst), &g, planes, Method::Ave, square)?;
     let (row, pixel) = (b.var(), b.var());
-    let at = |v: &Blocked| Addr {
-        buffer: v.buffer,
-        offset: v
-            .plane(planes.0, planes.1)
-            .plus(row, v.row)
-            .plus(pixel, BLOCK as i64),
+    let line = |v: &Blocked| v.plane(planes.0, planes.1).plus(row, v.row);
+    let load = |v: &Blocked| {
+        Box::new(Expr::Load(Addr {
+            buffer: v.buffer,
+            offset: line(v).plus(pixel, BLOCK as i64),
+        }))
     };
-    let start = dst.plane(planes.0, planes.1).plus(row, dst.row);
+    // A row of products into `to`.
+    let products = |to: &Blocked, x: &Blocked, y: &Blocked| {
+        let product = Stmt::Map {
+            lanes: BLOCK as u32,
+            dst: Addr {
+                buffer: to.buffer,
+                offset: line(to).plus(pixel, BLOCK as i64),
+            },
+            value: Expr::Binary(BinaryOp::Mul, load(x), load(y)),
+        };
+        for_loop(pixel, to.w, vec![product])
+    };
     let power = Stmt::Call {
         leaf: Leaf::Unary(Function::Power),
         args: vec![
-            b.at(dst.buffer, start.clone()),
-            b.at(dst.buffer, start),
-            crate::kernel::Arg::Len(dst.w * BLOCK),
-            crate::kernel::Arg::F32(-lrn.beta),
-            crate::kernel::Arg::F32(lrn.alpha),
-            crate::kernel::Arg::F32(1.0),
+            b.at(dst.buffer, line(&dst)),
+            b.at(dst.buffer, line(&dst)),
+            Arg::Len(dst.w * BLOCK),
+            Arg::F32(-lrn.beta),
+            Arg::F32(lrn.alpha),
+            Arg::F32(1.0),
         ],
     };
-    let product = Stmt::Map {
-        lanes: BLOCK as u32,
-        dst: at(&dst),
-        value: Expr::Binary(
-            BinaryOp::Mul,
-            Box::new(Expr::Load(at(&src))),
-            Box::new(Expr::Load(at(&dst))),
-        ),
-    };
-    let mut line = vec![power];
-    line.extend(for_loop(pixel, dst.w, vec![product]));
-    body.extend(for_loop(row, dst.h, line));
+    let mut body = for_loop(row, src.h, products(&squares, &src, &src));
+    body.extend(windows(b, (&squares, &dst), &g, planes, Method::Ave)?);
+    let mut last = vec![power];
+    last.extend(products(&dst, &src, &dst));
+    body.extend(for_loop(row, dst.h, last));
     let region = Region {
         tasks: vec![(planes.0, dst.n as u32), (planes.1, dst.blocks() as u32)],
         body,

@@ -20,7 +20,8 @@ pub fn lrn_across(b: &mut Builder, node: &Node, lrn: &Lrn) -> Result<()> {
     let dst = b.alloc_blocked(node.tops[0])?;
     // A window wider than all channels on both sides sums the same.
     let size = lrn.size.min(2 * src.c + 1);
-    let scratch = b.scratch("squares", 0, 2 * (src.c.next_multiple_of(BLOCK) + size));
+    let padded = src.c.next_multiple_of(BLOCK) + 2 * (size / 2).next_multiple_of(BLOCK);
+    let scratch = b.scratch("squares", 0, 4 * padded);
     let (image, row) = (b.var(), b.var());
     let line = |base: i64, image_stride: i64, row_stride: i64| {
         Affine::constant(base)

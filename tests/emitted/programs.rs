@@ -236,7 +236,7 @@ pub fn maps(isa: Isa) -> Checked {
 pub const LEAVES_WEIGHTS: usize = 2 * 32 * 16 + 32;
 
 /// A program that calls leaves from all of their files: a 1 × 1 convolution with ReLU on
-/// `[20][5][5]`, sigmoid, LRN, softmax, ArgMax.
+/// `[20][5][5]`, sigmoid, LRN, pooling, softmax, ArgMax.
 pub fn leaves(isa: Isa) -> Checked {
     const PIXELS: usize = 25;
     let buffer = |name: &str, place, len| Buffer {
@@ -315,6 +315,18 @@ pub fn leaves(isa: Isa) -> Checked {
         Arg::F32(1.0),
         len(0),
     ];
+    // Windows of 1 × 2, of which the last is cut.
+    let pool = |average, src, dst| {
+        let part = |pixel: i64, pixels: usize, columns: usize| {
+            let addr = |buffer| Arg::Addr(at(buffer, 16 * pixel, &[(5, 400)]));
+            let mut args = vec![addr(src), addr(dst)];
+            args.extend([5, pixels, 80, 16, 80, 1, 1, columns, 0, 80].map(len));
+            args.push(Arg::F32(columns as f32));
+            let leaf = Leaf::Pool { average };
+            Stmt::Call { leaf, args }
+        };
+        vec![region(&[(5, 2)], 3000, vec![part(0, 4, 2), part(4, 1, 1)])]
+    };
     let to_plain = vec![
         addr(c, &[(4, 400)]),
         addr(b, &[(4, 400)]),
@@ -354,7 +366,7 @@ pub fn leaves(isa: Isa) -> Checked {
             buffer("c", Place::Arena(1600), 32 * PIXELS),
             buffer("w", Place::Weights(0), 1024),
             buffer("bias", Place::Weights(1024), 32),
-            buffer("scratch", Place::Scratch(0), 128),
+            buffer("scratch", Place::Scratch(0), 256),
         ],
         tables: vec![vec![0, 400]],
         steps: vec![
@@ -378,6 +390,8 @@ pub fn leaves(isa: Isa) -> Checked {
                 "",
                 vec![region(&[(3, 5)], 3000, call(Leaf::Lrn, lrn))],
             ),
+            step(&["largest"], "", pool(false, c, a)),
+            step(&["average"], "", pool(true, a, c)),
             step(
                 &["lrn"],
                 "",
@@ -389,7 +403,7 @@ pub fn leaves(isa: Isa) -> Checked {
         faults: vec![],
         arena_len: 2400,
         weights_len: LEAVES_WEIGHTS,
-        scratch_len: 128,
+        scratch_len: 256,
     };
     program.check().expect("the test's program is right")
 }

@@ -4,6 +4,7 @@
 //! it names nothing but `std` and is free of warnings in every edition.
 
 use std::any::Any;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -18,7 +19,10 @@ type Task<'a> = &'a (dyn Fn(usize) + Sync);
 ///
 /// A waiting thread spins for some microseconds, since the next step of a net usually
 /// comes at once, and then sleeps. There are no more threads of the system than this
-/// process may use cores: they would wait for each other at every step.
+/// process may use cores: they would wait for each other at every step. For the same reason
+/// a worker that finds itself on the core of another thread of the pool leaves it. Systems
+/// do not see to that: in virtual machines, Linux wakes a thread on the core of the one that
+/// wakes it, and a thread that spins there keeps it from running.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -32,6 +36,8 @@ struct Shared {
     news: Line<News>,
     /// How often workers have finished a job.
     finished: Line<AtomicUsize>,
+    /// The core that each worker was last seen on.
+    cores: Vec<AtomicUsize>,
     /// One flag for each worker: it sleeps, or is about to.
     asleep: Vec<AtomicBool>,
     caller_asleep: AtomicBool,
@@ -46,6 +52,8 @@ struct News {
     jobs: AtomicUsize,
     /// Points to the caller's `Task`; null tells the workers to leave.
     task: AtomicPtr<()>,
+    /// The caller's core.
+    core: AtomicUsize,
 }
 
 /// Alone in its cache line, and in the one that is fetched with it: the line goes to
@@ -54,6 +62,9 @@ struct News {
 struct Line<T>(T);
 
 const SPIN: Duration = Duration::from_micros(50);
+
+/// When spinning threads begin to let others have their core.
+const YIELD: Duration = Duration::from_micros(4);
 
 impl Pool {
     /// A pool of `threads` threads, the caller of [`Pool::run`] being one of them. Where
@@ -66,8 +77,12 @@ impl Pool {
             news: Line(News {
                 jobs: AtomicUsize::new(0),
                 task: AtomicPtr::new(ptr::null_mut()),
+                core: AtomicUsize::new(cores::UNKNOWN),
             }),
             finished: Line(AtomicUsize::new(0)),
+            cores: (0..extra)
+                .map(|_| AtomicUsize::new(cores::UNKNOWN))
+                .collect(),
             asleep: (0..extra).map(|_| AtomicBool::new(false)).collect(),
             caller_asleep: AtomicBool::new(false),
             caller: Mutex::new(None),
@@ -119,9 +134,10 @@ impl Pool {
 
     /// Starts the workers on a job; returns how many there have been.
     fn publish(&self, task: *mut ()) -> usize {
-        let News { jobs, task: next } = &self.shared.news.0;
-        next.store(task, Ordering::Relaxed);
-        let before = jobs.fetch_add(1, Ordering::SeqCst);
+        let news = &self.shared.news.0;
+        news.task.store(task, Ordering::Relaxed);
+        news.core.store(cores::current(), Ordering::Relaxed);
+        let before = news.jobs.fetch_add(1, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep) {
             if asleep.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -144,14 +160,15 @@ impl Drop for Pool {
 impl Shared {
     /// The life of a worker.
     fn work(&self, worker: usize) {
-        let News { jobs, task } = &self.news.0;
+        let news = &self.news.0;
         let mut done = 0;
         loop {
             wait(SPIN, &self.asleep[worker], || {
-                jobs.load(Ordering::SeqCst) != done
+                news.jobs.load(Ordering::SeqCst) != done
             });
             done = done.wrapping_add(1);
-            let task = task.load(Ordering::Relaxed) as *const Task;
+            self.keep_apart(worker);
+            let task = news.task.load(Ordering::Relaxed) as *const Task;
             if task.is_null() {
                 return;
             }
@@ -160,6 +177,22 @@ impl Shared {
             let f = unsafe { *task };
             self.guard(|| f(worker + 1));
             self.finish();
+        }
+    }
+
+    /// Leaves the core of the caller, or of a worker before this one.
+    fn keep_apart(&self, worker: usize) {
+        let others = || {
+            let cores = iter::once(&self.news.0.core).chain(&self.cores[..worker]);
+            cores.map(|core| core.load(Ordering::Relaxed))
+        };
+        let mut here = cores::current();
+        if here != cores::UNKNOWN && others().any(|core| core == here) {
+            cores::leave(others());
+            here = cores::current();
+        }
+        if self.cores[worker].load(Ordering::Relaxed) != here {
+            self.cores[worker].store(here, Ordering::Relaxed);
         }
     }
 
@@ -209,10 +242,66 @@ fn spin_until<F: Fn() -> bool>(limit: Duration, ready: F) -> bool {
             }
             std::hint::spin_loop();
         }
-        if start.elapsed() >= limit {
+        let spun = start.elapsed();
+        if spun >= limit {
             return false;
         }
+        if spun >= YIELD {
+            thread::yield_now();
+        }
     }
+}
+
+/// Where threads run.
+mod cores {
+    pub const UNKNOWN: usize = !0;
+
+    #[cfg(target_os = "linux")]
+    type Set = [u64; 16];
+
+    #[cfg(target_os = "linux")]
+    unsafe extern "C" {
+        fn sched_getcpu() -> i32;
+        fn sched_getaffinity(thread: i32, bytes: usize, set: *mut Set) -> i32;
+        fn sched_setaffinity(thread: i32, bytes: usize, set: *const Set) -> i32;
+    }
+
+    /// The number of this thread's core, as of now.
+    pub fn current() -> usize {
+        // SAFETY: no arguments, no memory. Failing, it is -1.
+        #[cfg(target_os = "linux")]
+        return unsafe { sched_getcpu() } as usize;
+        #[cfg(not(target_os = "linux"))]
+        UNKNOWN
+    }
+
+    /// Moves this thread to another core than these, if it may use one. It is free to go
+    /// anywhere afterwards.
+    #[cfg(target_os = "linux")]
+    pub fn leave<I: Iterator<Item = usize>>(cores: I) {
+        let mut allowed: Set = [0; 16];
+        let bytes = std::mem::size_of::<Set>();
+        // SAFETY: the set has so many bytes; 0 is this thread.
+        if unsafe { sched_getaffinity(0, bytes, &mut allowed) } < 0 {
+            return;
+        }
+        let mut elsewhere = allowed;
+        for core in cores {
+            if let Some(word) = elsewhere.get_mut(core / 64) {
+                *word &= !(1 << (core % 64));
+            }
+        }
+        if elsewhere != [0; 16] {
+            // SAFETY: as above. Failing, it changes nothing.
+            unsafe {
+                sched_setaffinity(0, bytes, &elsewhere);
+                sched_setaffinity(0, bytes, &allowed);
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn leave<I: Iterator<Item = usize>>(_: I) {}
 }
 
 /// Locks, also after a panic: no state here is left half done by one.
@@ -344,6 +433,17 @@ mod tests {
                 assert_eq!(thread.join().unwrap(), vec![200; 3]);
             }
         });
+    }
+
+    #[test]
+    fn a_thread_that_leaves_a_core_may_use_it_later() {
+        let may_use = || thread::available_parallelism().unwrap();
+        let before = may_use();
+        cores::leave(iter::once(cores::current()));
+        assert_eq!(may_use(), before);
+        // There is nowhere to go: it stays.
+        cores::leave(0..1 << 10);
+        assert_eq!(may_use(), before);
     }
 
     #[test]

@@ -476,12 +476,18 @@ mod tests {
         let odd = divide(&[(3, 1000), (3, 1000)], 2);
         assert_eq!(odd, [[(0, 2), (3, 4)], [(2, 3), (4, 6)]]);
         assert_eq!(divide(&[(1, 5000), (1, 5000)], 2), [[(0, 1)], [(1, 2)]]);
+        let large_and_small = divide(&[(2, 9000), (6, 1000)], 2);
+        assert_eq!(large_and_small, [[(0, 1), (2, 5)], [(1, 2), (5, 8)]]);
     }
 
     #[test]
     fn few_tasks_are_divided_in_order() {
         assert_eq!(divide(&[(10, 1000)], 2), [[(0, 5)], [(5, 10)]]);
         assert_eq!(divide(&[(3, 1000), (1, 3000)], 2), [[(0, 3)], [(3, 4)]]);
+        assert_eq!(divide(&[(1, 1 << 40)], 2), [vec![(0, 1)], vec![]]);
+        let each_its_own = divide(&[(1, 5000), (1, 5000)], 3);
+        assert_eq!(each_its_own.concat().len(), 2);
+        assert!(each_its_own.iter().all(|ranges| ranges.len() < 2));
     }
 
     #[test]
